@@ -1,0 +1,18 @@
+"""Configuration as data: YAML files to checked dataclasses, and the one kind of error a user should ever see."""
+
+from configs.command import parse_arguments, run_command
+from configs.dataclass import from_dict, to_dict
+from configs.errors import UserError, suggest
+from configs.files import load_yaml, packaged, packaged_names
+
+__all__ = [
+    "UserError",
+    "from_dict",
+    "load_yaml",
+    "packaged",
+    "packaged_names",
+    "parse_arguments",
+    "run_command",
+    "suggest",
+    "to_dict",
+]

@@ -1,0 +1,1 @@
+"""Imagines, learns from it, and is held to account."""

@@ -1,0 +1,131 @@
+"""DreamerV3's actor-critic, trained on dreams alone.
+
+Source: Hafner et al. (2023), `agent.py: imag_loss` of the official code. Shapes: N dreams, H steps. The critic is told
+the dreamt physics, as it only serves in training; the actor sees what the robot sees.
+"""
+
+from copy import deepcopy
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from dreaming.agent import Actor, ActorConfig
+from dreaming.imagination import Rollout
+from worldmodel.distributions import twohot_bins, twohot_loss, twohot_mean
+from worldmodel.model import WorldModel
+from worldmodel.nets import Head
+from worldmodel.optim import LaProp, SafeStep
+from worldmodel.rssm import State
+
+
+@dataclass(frozen=True)
+class ActorCriticConfig:
+    actor: ActorConfig = field(default_factory=ActorConfig)
+    critic_units: int = 128
+    critic_layers: int = 3
+    discount: float = 0.98
+    lam: float = 0.95
+    entropy: float = 3e-4
+    clone_lr: float = 1e-3
+    lr: float = 3e-4
+    slow_rate: float = 0.02  # share of the critic that its slow copy takes over at each update
+    imitation: float = 0.3  # weight of the pull towards the logs' actions, annealed to `imitation_end`
+    imitation_end: float = 0.03
+
+
+def lambda_return(reward: Tensor, continuation: Tensor, value: Tensor, discount: float, lam: float) -> Tensor:
+    """TD(lambda) returns (N, H) of the states 0 to H-1.
+
+    Args:
+        reward: (N, H) for arriving in states 1 to H.
+        continuation: (N, H) probability of going on from states 1 to H.
+        value: (N, H + 1) of states 0 to H; the last one stands for everything after.
+    """
+    following = value[:, -1]
+    returns = []
+    for t in reversed(range(reward.shape[1])):
+        mixed = (1 - lam) * value[:, t + 1] + lam * following
+        following = reward[:, t] + discount * continuation[:, t] * mixed
+        returns.append(following)
+    return torch.stack(returns[::-1], 1)
+
+
+class ReturnScale(nn.Module):
+    """Running range between the 5th and the 95th percentile of returns, never below 1: small ones are not blown up."""
+
+    def __init__(self, rate: float = 0.01) -> None:
+        super().__init__()
+        self.rate = rate
+        self.low: Tensor
+        self.high: Tensor
+        self.started: Tensor
+        self.register_buffer("low", torch.zeros(()))
+        self.register_buffer("high", torch.zeros(()))
+        self.register_buffer("started", torch.zeros(()))
+
+    @torch.no_grad()
+    def update(self, returns: Tensor) -> Tensor:
+        low, high = torch.quantile(returns.flatten()[:100_000], torch.tensor([0.05, 0.95]))
+        rate = self.rate if self.started else 1.0
+        self.low += rate * (low - self.low)
+        self.high += rate * (high - self.high)
+        self.started.fill_(1)
+        return (self.high - self.low).clamp(min=1.0)
+
+
+class ActorCritic(nn.Module):
+    def __init__(self, config: ActorCriticConfig, model: WorldModel) -> None:
+        super().__init__()
+        self.config = config
+        self.actor = Actor(config.actor, model)
+        inputs = model.rssm.feat_size + 2 * len(model.context)
+        self.critic = Head(inputs, config.critic_units, config.critic_layers, 255, outscale=0.0)
+        self.slow_critic = deepcopy(self.critic).requires_grad_(False)
+        self.scale = ReturnScale()
+        self.bins: Tensor
+        self.register_buffer("bins", twohot_bins())
+        self.optimizer = LaProp([*self.actor.parameters(), *self.critic.parameters()], config.lr, warmup=100)
+        self.step = SafeStep(self.optimizer)
+
+    def critic_input(self, rollout: Rollout) -> Tensor:
+        physics = rollout.physics
+        pairs = torch.cat([physics.context * physics.known, physics.known], -1).unsqueeze(1)
+        feat = rollout.world.feat()
+        return torch.cat([feat, pairs.expand(-1, feat.shape[1], -1)], -1)
+
+    def losses(self, model: WorldModel, rollout: Rollout) -> tuple[Tensor, dict[str, Tensor]]:
+        """Actor and critic loss on dreams (both from the same pass over the imagined states)."""
+        c = self.config
+        feat = self.critic_input(rollout)
+        logits = self.critic(feat)
+        with torch.no_grad():
+            value = twohot_mean(logits, self.bins)
+            slow_value = twohot_mean(self.slow_critic(feat), self.bins)
+            returns = lambda_return(rollout.reward, rollout.continuation, value, c.discount, c.lam)
+            scale = self.scale.update(returns)
+            advantage = (returns - value[:, :-1]) / scale
+            ones = torch.ones_like(returns[:, :1])
+            # A state counts as much as it is likely that the dream got there.
+            weight = torch.cumprod(torch.cat([ones, c.discount * rollout.continuation[:, :-1]], 1), 1)
+        agent = State(rollout.agent.deter[:, :-1], rollout.agent.stoch[:, :-1])
+        choice = self.actor(model.scale(rollout.seen[:, :-1]), agent)
+        entropy = choice.entropy_estimate()
+        actor_loss = -(weight * (choice.log_prob(rollout.action) * advantage + c.entropy * entropy)).mean()
+        fit = twohot_loss(logits[:, :-1], returns, self.bins) + twohot_loss(logits[:, :-1], slow_value[:, :-1], self.bins)
+        critic_loss = (weight * fit).mean()
+        metrics = {
+            "imagined_return": returns[:, 0].mean(),
+            "imagined_reward": rollout.reward.mean(),
+            "imagined_falls": (rollout.continuation.min(1).values < 0.5).float().mean(),
+            "actor_entropy": entropy.mean(),
+            "critic_loss": critic_loss,
+            "return_scale": scale,
+        }
+        return actor_loss + critic_loss, {k: v.detach() for k, v in metrics.items()}
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Move the slow critic towards the critic."""
+        for slow, fast in zip(self.slow_critic.parameters(), self.critic.parameters(), strict=True):
+            slow.lerp_(fast, self.config.slow_rate)

@@ -1,0 +1,85 @@
+"""What an audit found, as plain data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from configs import from_dict, to_dict
+
+Curve = list[float | None]  # one entry a horizon; None where no dream is left, or where the dream is not finite
+
+
+@dataclass
+class ErrorCurve:
+    """Root mean square over channels, each divided by its standard deviation; median and mean over dreams."""
+
+    median: Curve
+    mean: Curve
+
+
+@dataclass
+class ChannelError:
+    """Root mean square over dreams, in the channel's own unit."""
+
+    name: str
+    dream: Curve
+    persistence: Curve
+
+
+@dataclass
+class Falls:
+    """Imagined (the continuation dropped below a half) against true, each by `horizon`; None for 0 of 0.
+
+    Dreams whose truth was cut off earlier, without a fall, are left out: nobody knows.
+    """
+
+    horizon: int
+    hits: int
+    false_alarms: int
+    missed: int
+    neither: int
+    precision: float | None
+    recall: float | None
+    f1: float | None
+
+
+@dataclass
+class ScenarioAudit:
+    """Curves run over `horizon`, 1 to H control steps."""
+
+    scenario: str
+    dreams: int
+    horizon: list[int]
+    compared: list[int]
+    error: ErrorCurve
+    persistence: ErrorCurve
+    sensitivity: ErrorCurve | None
+    channels: list[ChannelError]
+    falls: list[Falls]
+    reward_bias_per_step: float | None
+    """Imagined minus true, mean over the compared steps."""
+    reward_bias_per_dream: float | None
+    """Imagined return (each reward weighted by the chance, as dreamt, of getting there) minus true return, mean over
+    dreams. Here a dream pays for rewards that it imagines after the true robot fell."""
+    true_reward_per_step: float | None
+    trusted: bool
+    reason: str
+
+
+@dataclass
+class AuditReport:
+    simulator: bool
+    """False: the truth was the held-out log; nothing beyond the logs was checked."""
+    note: str
+    overall: ScenarioAudit
+    scenarios: list[ScenarioAudit] = field(default_factory=list)
+    simulator_steps: int = 0
+    sensitivity_eps: float | None = None
+    replicas: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        return to_dict(self)
+
+    @classmethod
+    def from_dict(cls, mapping: Mapping[str, Any]) -> "AuditReport":
+        return from_dict(cls, mapping, "audit")

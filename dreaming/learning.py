@@ -1,0 +1,165 @@
+"""What is learnt while dreaming: cloning first, then the actor-critic on dreams of the scenarios in turn."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from dreaming.actor_critic import ActorCritic, ActorCriticConfig
+from dreaming.agent import Agent, View
+from dreaming.imagination import MAX_LATENCY, DreamPhysics, Starts, imagine, starts_from
+from dreaming.imitation import agent_states, good_episodes, imitation_loss
+from dreaming.scenario import Scenario
+from envs.physics import Physics
+from worldmodel.context import PUSH
+from worldmodel.model import WorldModel
+from worldmodel.replay import Replay
+from worldmodel.rssm import State
+
+
+@dataclass(frozen=True)
+class DreamConfig:
+    """How to dream and to learn from it; the defaults suit a laptop."""
+
+    actor_critic: ActorCriticConfig = field(default_factory=ActorCriticConfig)
+    view: View = "blind"
+    horizon: int = 16  # steps a dream is followed before the critic's value stands for the rest
+    dreams: int = 256  # at once
+    batch: int = 16
+    length: int = 32
+    logged_share: float = 0.4  # of the dreams stay under the physics that the log had
+    demonstrations: float = 0.7  # share of the logs, best first, that is cloned
+
+
+def dream_physics(
+    model: WorldModel, physics: Sequence[Physics], first_step: np.ndarray, horizon: int, control_hz: float
+) -> DreamPhysics:
+    """Physics objects as the model takes them; pushes fall where the simulator's clock would have them."""
+    pairs = [model.context.encode(p.to_dict()) for p in physics]
+    pushes = np.zeros((len(physics), horizon), np.float32)
+    column = model.context.names.index(PUSH) if PUSH in model.context.names else None
+    if column is not None:
+        for i, (p, step) in enumerate(zip(physics, first_step, strict=True)):
+            if p.push_m_s:
+                pushes[i] = [p.push_at(int(step) + t, control_hz) for t in range(horizon)]
+        pushes /= model.context.scale[column]
+    as_tensor = lambda values: torch.as_tensor(np.asarray(values, np.float32))  # noqa: E731
+    return DreamPhysics(
+        context=as_tensor([v for v, _ in pairs]).reshape(len(physics), len(model.context)),
+        known=as_tensor([k for _, k in pairs]).reshape(len(physics), len(model.context)),
+        strength=as_tensor([p.motor_strength for p in physics]),
+        latency=torch.as_tensor([min(int(p.latency_steps), MAX_LATENCY - 1) for p in physics]),
+        noise=as_tensor([p.sensor_noise for p in physics]),
+        push=torch.as_tensor(pushes),
+        push_column=column,
+    )
+
+
+class DreamLearner:
+    """Actor and critic, the model they dream in, and the logs their dreams start from."""
+
+    def __init__(
+        self,
+        model: WorldModel,
+        replay: Replay,
+        task: str,
+        nominal: Physics,
+        scenarios: Sequence[Scenario],
+        control_hz: float,
+        config: DreamConfig,
+        seed: int = 0,
+    ) -> None:
+        self.model, self.replay, self.task, self.nominal = model.eval(), replay, task, nominal
+        self.scenarios, self.control_hz, self.config = list(scenarios), control_hz, config
+        self.learner = ActorCritic(config.actor_critic, model)
+        self.rng = np.random.default_rng(seed)
+        chosen = good_episodes(replay, config.demonstrations)
+        self.demonstrations = Replay(replay.reader, replay.context, chosen, terminal_share=0.0)
+        self.imagined_steps = 0
+        self.updates = 0
+
+    def agent(self, sample: bool = False, seed: int = 0) -> Agent:
+        return Agent(self.model, self.learner.actor, self.config.view, sample, seed)
+
+    def _imitation(self) -> torch.Tensor:
+        batch = self.demonstrations.sample(self.config.batch, self.config.length, self.rng)
+        if self.config.view == "blind":
+            states = agent_states(self.model, batch)
+        else:
+            starts = starts_from(self.model, batch, self.config.view)
+            shape = batch.is_first.shape
+            states = State(*(x.reshape(*shape, -1) for x in starts.told))
+        return imitation_loss(self.model, self.learner.actor, batch, states)
+
+    def clone(self, progress: float) -> dict[str, float]:
+        """One step of behaviour cloning; `progress` in [0, 1] lowers the learning rate to a tenth."""
+        a = self.config.actor_critic
+        self._set_rate(a.clone_lr * 0.1**progress)
+        loss = self._imitation()
+        self.learner.step(loss)
+        return {"imitation_loss": float(loss)}
+
+    def _set_rate(self, lr: float) -> None:
+        for group in self.learner.optimizer.param_groups:
+            group["lr"] = lr
+
+    def draw(self, starts: Starts) -> tuple[list[Physics], list[str]]:
+        """Physics for each start: the log's own, or with a scenario's factors in place of the log's."""
+        physics, names = [], []
+        stay = self.rng.random(len(starts.episode)) < self.config.logged_share
+        for i, episode in enumerate(starts.episode.tolist()):
+            logged = Physics.from_dict(self.replay.reader.episodes[episode]["physics"], self.nominal)
+            if stay[i] or not self.scenarios:
+                physics.append(logged)
+                names.append("logged")
+            else:
+                scenario = self.scenarios[int(self.rng.integers(len(self.scenarios)))]
+                physics.append(scenario.sample(self.task, self.rng, logged))
+                names.append(scenario.name)
+        return physics, names
+
+    def dream(self, progress: float) -> dict[str, float]:
+        """One update of actor and critic on fresh dreams; `progress` in [0, 1] anneals the pull to the logs."""
+        c = self.config
+        self._set_rate(c.actor_critic.lr)
+        batch = self.replay.sample(c.batch, c.length, self.rng)
+        starts = starts_from(self.model, batch, c.view)
+        # An episode's last row leads nowhere, and a segment's first states have no memory yet unless the episode began.
+        alive = ~batch.is_last.flatten()
+        begun = torch.as_tensor(batch.step == 0) | (torch.arange(c.length) >= min(4, c.length // 4))
+        usable = torch.nonzero(alive & begun.flatten()).squeeze(-1).numpy()
+        starts = starts[torch.as_tensor(self.rng.choice(usable, c.dreams, replace=len(usable) < c.dreams))]
+        physics, _ = self.draw(starts)
+        prepared = dream_physics(self.model, physics, starts.step.numpy(), c.horizon, self.control_hz)
+        rollout = imagine(self.model, self.learner.actor, starts, prepared, c.horizon, c.view)
+        loss, metrics = self.learner.losses(self.model, rollout)
+        a = c.actor_critic
+        weight = a.imitation + (a.imitation_end - a.imitation) * min(1.0, progress)
+        if weight:
+            imitation = self._imitation()
+            loss = loss + weight * imitation
+            metrics["imitation_loss"] = imitation.detach()
+        self.learner.step(loss)
+        self.learner.follow()
+        self.imagined_steps += c.dreams * c.horizon
+        self.updates += 1
+        return {name: float(value) for name, value in metrics.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "learner": self.learner.state_dict(),
+            "optimizer": self.learner.optimizer.state_dict(),
+            "torch_random": torch.get_rng_state(),
+            "numpy_random": self.rng.bit_generator.state,
+            "imagined_steps": self.imagined_steps,
+            "updates": self.updates,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.learner.load_state_dict(state["learner"])
+        self.learner.optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["torch_random"])
+        self.rng.bit_generator.state = state["numpy_random"]
+        self.imagined_steps, self.updates = int(state["imagined_steps"]), int(state["updates"])

@@ -1,0 +1,110 @@
+"""Dreams to be looked at and audited: from held-out episodes, with everything kept that a simulator needs to repeat them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from dreaming.agent import Actor, View
+from dreaming.audit import Dream
+from dreaming.imagination import imagine, starts_from
+from dreaming.learning import dream_physics
+from dreaming.scenario import Scenario
+from envs.physics import Physics
+from worldmodel.model import WorldModel
+from worldmodel.replay import Replay
+
+
+def rehearse(
+    model: WorldModel,
+    actor: Actor,
+    view: View,
+    held_out: Replay,
+    task: str,
+    scenario: Scenario,
+    nominal: Physics,
+    control_hz: float,
+    count: int,
+    horizon: int,
+    seed: int,
+    from_start: bool = False,
+) -> list[Dream]:
+    """Dream `count` times under the scenario, from random steps (or the beginnings) of held-out episodes.
+
+    The rest of each episode's physics, the box's shape say, stays what it was.
+    """
+    rng = np.random.default_rng(seed)
+    which = rng.integers(0, len(held_out.episodes), count)
+    lengths = held_out.length[held_out.episodes[which]]
+    latest = np.maximum(1, np.minimum(lengths - 1, np.maximum(1, lengths - horizon)))
+    steps = np.zeros(count, np.int64) if from_start else rng.integers(0, latest)
+    window = 24  # rows of filtering before the start, so that the agent has a memory to act on
+    dreams: list[Dream] = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for position, step in zip(which.tolist(), steps.tolist(), strict=True):
+            first = max(0, step - window + 1)
+            rows = held_out.offset[position] + np.arange(first, step + 1)
+            starts = starts_from(model, held_out.gather(rows[None]), view)[-1:]
+            episode = int(held_out.episodes[position])
+            logged = Physics.from_dict(held_out.reader.episodes[episode]["physics"], nominal)
+            physics = scenario.sample(task, rng, logged)
+            prepared = dream_physics(model, [physics], np.array([step]), horizon, control_hz)
+            rollout = imagine(model, actor, starts, prepared, horizon, view)
+            dreams.append(
+                Dream(
+                    episode=episode,
+                    step=step,
+                    scenario=scenario.name,
+                    physics=physics.to_dict(),
+                    action=rollout.action[0].clamp(-1, 1).numpy(),
+                    observation=rollout.observation[0].numpy(),
+                    reward=rollout.reward[0].numpy(),
+                    continuation=rollout.continuation[0].numpy(),
+                    uncertainty=None,
+                )
+            )
+    return dreams
+
+
+def replayed_logs(
+    model: WorldModel, held_out: Replay, control_hz: float, count: int, horizon: int, seed: int
+) -> list[Dream]:
+    """Dreams under the logged commands, for machines without a simulator: the log itself is the truth."""
+    rng = np.random.default_rng(seed)
+    fits = np.flatnonzero(held_out.length[held_out.episodes] > horizon + 1)
+    if not len(fits):
+        horizon = int(held_out.length[held_out.episodes].max()) - 2
+        fits = np.flatnonzero(held_out.length[held_out.episodes] > horizon + 1)
+    dreams = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for position in rng.choice(fits, count).tolist():
+            episode = int(held_out.episodes[position])
+            step = int(rng.integers(0, held_out.length[episode] - horizon))
+            first = max(0, step - 23)
+            batch = held_out.gather((held_out.offset[position] + np.arange(first, step + horizon + 1))[None])
+            inputs = model.inputs(batch, torch.zeros_like(batch.labelled))
+            with torch.no_grad():
+                past = step + 1 - first
+                states, _ = model.rssm.observe(
+                    model.encode(batch.vector[:, :past], None if batch.image is None else batch.image[:, :past]),
+                    inputs[:, :past],
+                    batch.is_first[:, :past],
+                )
+                imagined = model.rssm.imagine(states[:, -1], inputs[:, past:])
+                observation = torch.cat([batch.vector[:, past - 1 : past], model.decode(imagined)], 1)
+                dreams.append(
+                    Dream(
+                        episode=episode,
+                        step=step,
+                        scenario="logged",
+                        physics=dict(held_out.reader.episodes[episode]["physics"]),
+                        action=batch.action[0, past:].numpy(),
+                        observation=observation[0].numpy(),
+                        reward=model.predict_reward(imagined)[0].numpy(),
+                        continuation=model.predict_continuation(imagined)[0].numpy(),
+                        uncertainty=None,
+                    )
+                )
+    return dreams

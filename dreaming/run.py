@@ -1,0 +1,131 @@
+"""A run is a folder: `config.yaml`, `episodes/`, `checkpoints/`, `audit/`, `report/`, `wandb/`, `progress.json`."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from configs import UserError, from_dict, load_yaml, to_dict
+from dreaming.actor_critic import ActorCritic
+from dreaming.agent import Agent
+from dreaming.learning import DreamConfig
+from worldmodel import checkpoint
+from worldmodel.model import WorldModel
+from worldmodel.trainer import TrainerConfig, build_model
+
+CLONE, LATEST, BEST = "policy-cloned", "policy-latest", "policy-best"
+
+
+@dataclass(frozen=True)
+class NightConfig:
+    """What a night is about; kept as the run's `config.yaml`, and the same when the run goes on."""
+
+    task: str
+    seed: int = 0
+    size: str = "laptop"
+    scenario: str = "edge-cases"
+    episodes: int = 600  # starter logs that are recorded where none are given
+    data: str = ""  # logs given by the user, a folder
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    dream: DreamConfig = field(default_factory=DreamConfig)
+
+
+@dataclass
+class Progress:
+    """What has happened so far; written whole after every phase and every minute, so a killed night goes on from it."""
+
+    nights: int = 0  # finished ones
+    done: list[str] = field(default_factory=list)  # phases of the present night
+    seconds: dict[str, float] = field(default_factory=dict)  # by phase, over all nights
+    simulator_steps: dict[str, int] = field(default_factory=dict)  # by purpose
+    best_score: float | None = None
+    refused: dict[str, str] = field(default_factory=dict)  # scenario: reason
+    selection: list[dict[str, Any]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def count(self, purpose: str, steps: int) -> None:
+        self.simulator_steps[purpose] = self.simulator_steps.get(purpose, 0) + int(steps)
+
+    def took(self, phase: str, seconds: float) -> None:
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
+
+
+class RunFolder:
+    """Opens a run folder, or makes one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.episodes = path / "episodes"
+        self.checkpoints = path / "checkpoints"
+        self.metrics = path / "metrics.jsonl"
+
+    @property
+    def exists(self) -> bool:
+        return (self.path / "config.yaml").exists()
+
+    def create(self, config: NightConfig) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"{self.path} is a file; --run takes a folder, a new one or an earlier run's")
+        self.path.mkdir(parents=True, exist_ok=True)
+        text = yaml.safe_dump(to_dict(config), sort_keys=False)
+        checkpoint.write_atomically(self.path / "config.yaml", text.encode())
+
+    def config(self) -> NightConfig:
+        if not self.exists:
+            raise UserError(f"{self.path} is no run folder (it has no config.yaml); dream --run {self.path} makes one")
+        return from_dict(NightConfig, load_yaml(self.path / "config.yaml"), str(self.path / "config.yaml"))
+
+    def progress(self) -> Progress:
+        file = self.path / "progress.json"
+        if not file.exists():
+            return Progress()
+        try:
+            return from_dict(Progress, json.loads(file.read_text()), str(file))
+        except ValueError as error:
+            raise UserError(f"{file} is not readable as JSON ({error}); move it away to begin the night anew") from None
+
+    def save_progress(self, progress: Progress) -> None:
+        self.write_json("progress.json", to_dict(progress))
+
+    def write_json(self, name: str, data: Any) -> Path:
+        path = self.path / name
+        checkpoint.write_atomically(path, json.dumps(data, indent=1, allow_nan=False, default=float).encode())
+        return path
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Append one line of metrics."""
+        with open(self.metrics, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Every whole line; a night killed while writing leaves half a line, which is passed over."""
+        if not self.metrics.exists():
+            return []
+        records = []
+        for line in self.metrics.read_text(encoding="utf-8").splitlines():
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                continue
+        return records
+
+    def save_policy(
+        self, name: str, learner: ActorCritic, model: WorldModel, step: int, meta: dict[str, Any], extra: dict[str, Any]
+    ) -> None:
+        """A policy is saved with the world model that it filters with: trained further, the model would not fit it."""
+        state = {"learner": learner.state_dict(), "model": model.state_dict(), **extra}
+        checkpoint.save(self.checkpoints, name, step, state, {**meta, "policy": name})
+
+    def load_agent(self, name: str = BEST, sample: bool = False, seed: int = 0) -> Agent:
+        """The policy of that name with the world model it filters with, ready to act."""
+        config = self.config()
+        if name == BEST and not checkpoint.exists(self.checkpoints, BEST):
+            name = LATEST if checkpoint.exists(self.checkpoints, LATEST) else CLONE
+        state, meta, _ = checkpoint.load(self.checkpoints, name)
+        model = build_model(meta)
+        model.load_state_dict(state["model"])
+        learner = ActorCritic(config.dream.actor_critic, model)
+        learner.load_state_dict(state["learner"])
+        return Agent(model.eval(), learner.actor.eval(), config.dream.view, sample, seed)

@@ -1,0 +1,1 @@
+"""One file a task: demonstrators, and oracles that know the physics."""

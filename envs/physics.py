@@ -1,0 +1,147 @@
+"""Physics: the named factors of a world, in SI units, and how Bullet takes each."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from configs import UserError, suggest
+
+# What a factor may be: one value, or bounds to draw from uniformly.
+PhysicsRange = dict[str, float | tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Physics:
+    """One world. Units are in the names; FACTORS says what each means and what Bullet allows."""
+
+    floor_friction: float = 0.3
+    restitution: float = 0.0
+    slope_deg: float = 0.0
+    gravity_m_s2: float = 9.81
+    payload_kg: float = 0.0
+    payload_x_m: float = 0.0
+    motor_strength: float = 1.0
+    latency_steps: float = 0.0
+    sensor_noise: float = 0.0
+    push_m_s: float = 0.0
+    push_start_s: float = 1.0
+    push_every_s: float = 0.0
+    light_azimuth_deg: float = -60.0
+    light_elevation_deg: float = 60.0
+    light_red: float = 1.0
+    light_green: float = 1.0
+    light_blue: float = 1.0
+    light_shadow: float = 1.0
+    box_mass_kg: float = 0.5
+    box_length_m: float = 0.1
+    box_width_m: float = 0.1
+    box_notch: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, factor in FACTORS.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+                raise UserError(f"physics: {name} must be a number, not {value!r}")
+            if not (math.isfinite(value) and factor.low <= value <= factor.high):
+                raise UserError(
+                    f"physics: {name} = {value:g} is out of range; it may lie from {factor.low:g} to {factor.high:g}"
+                    + (f" {factor.unit}" if factor.unit else "")
+                )
+            if factor.whole and value != round(value):
+                raise UserError(f"physics: {name} = {value:g} must be a whole number")
+            object.__setattr__(self, name, float(value))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, float], nominal: Physics | None = None) -> Physics:
+        """Factors left out take their value from `nominal`."""
+        for name in values:
+            if name not in FACTORS:
+                raise UserError(f"physics: factor {suggest(name, FACTORS)}")
+        return (nominal or cls()).replace(**values)
+
+    def to_dict(self) -> dict[str, float]:
+        return dataclasses.asdict(self)
+
+    def replace(self, **factors: float) -> Physics:
+        return dataclasses.replace(self, **factors)
+
+    def push_at(self, step: int, control_hz: float) -> float:
+        """The speed along +x, in m/s, that the push of control step `step` gives; 0 where none is due."""
+        if self.push_m_s == 0.0:
+            return 0.0
+        since = step - round(self.push_start_s * control_hz)
+        every = max(1, round(self.push_every_s * control_hz))
+        due = since == 0 or (self.push_every_s > 0.0 and since > 0 and since % every == 0)
+        return self.push_m_s if due else 0.0
+
+
+@dataclass(frozen=True)
+class Factor:
+    """`whole`: takes whole numbers only, and is drawn so."""
+
+    unit: str
+    low: float
+    high: float
+    meaning: str
+    whole: bool = False
+
+
+FACTORS: dict[str, Factor] = {
+    "floor_friction": Factor("", 0.0, 10.0, "lateral friction of the floor; Bullet multiplies it by the body's own"),
+    "restitution": Factor("", 0.0, 1.0, "speed after an impact over speed before, for the body on floor and finger"),
+    "slope_deg": Factor("deg", -45.0, 45.0, "positive is uphill along +x; gravity is turned, the floor stays level"),
+    "gravity_m_s2": Factor("m/s2", 0.0, 30.0, "size of gravity"),
+    "payload_kg": Factor("kg", 0.0, 100.0, "point mass fixed to the body"),
+    "payload_x_m": Factor("m", -0.5, 0.5, "place of the payload along the body's own x; shifts the centre of mass"),
+    "motor_strength": Factor("", 0.0, 2.0, "share of the nominal torque (speed, for a velocity motor) at a command"),
+    "latency_steps": Factor("steps", 0.0, 20.0, "control steps by which a command arrives late", whole=True),
+    "sensor_noise": Factor("", 0.0, 10.0, "standard deviation added to every observation channel, in its own unit"),
+    "push_m_s": Factor("m/s", -10.0, 10.0, "speed along +x that an outside push gives to the whole body"),
+    "push_start_s": Factor("s", 0.0, 1000.0, "time of the first push"),
+    "push_every_s": Factor("s", 0.0, 1000.0, "time from push to push; 0 pushes once"),
+    "light_azimuth_deg": Factor("deg", -360.0, 360.0, "where the light comes from, from +x towards +y"),
+    "light_elevation_deg": Factor("deg", 5.0, 90.0, "how high the light stands above the floor"),
+    "light_red": Factor("", 0.0, 1.0, "red share of the light"),
+    "light_green": Factor("", 0.0, 1.0, "green share of the light"),
+    "light_blue": Factor("", 0.0, 1.0, "blue share of the light"),
+    "light_shadow": Factor("", 0.0, 1.0, "1 casts shadows, 0 does not", whole=True),
+    "box_mass_kg": Factor("kg", 0.01, 20.0, "mass of the box without its payload"),
+    "box_length_m": Factor("m", 0.04, 0.2, "size of the box along its own x"),
+    "box_width_m": Factor("m", 0.04, 0.2, "size of the box along its own y"),
+    "box_notch": Factor("", 0.0, 0.6, "share of each side cut out of one corner, which leaves an L"),
+}
+
+
+def check_range(ranges: PhysicsRange, nominal: Physics) -> None:
+    """Raises UserError for an unknown factor, a bound that Bullet does not take, or bounds the wrong way round."""
+    for name, bounds in ranges.items():
+        low, high = _bounds(name, bounds)
+        if low > high:
+            raise UserError(f"physics: {name} runs from {low:g} to {high:g}; give the lower bound first")
+        Physics.from_dict({name: low}, nominal)
+        Physics.from_dict({name: high}, nominal)
+
+
+def sample(ranges: PhysicsRange, nominal: Physics, rng: np.random.Generator) -> Physics:
+    """Uniform and independent; factors not named keep their nominal value."""
+    check_range(ranges, nominal)
+    values: dict[str, float] = {}
+    for name, bounds in ranges.items():
+        low, high = _bounds(name, bounds)
+        if FACTORS[name].whole:
+            values[name] = float(rng.integers(int(low), int(high), endpoint=True))
+        else:
+            values[name] = float(rng.uniform(low, high))
+    return nominal.replace(**values)
+
+
+def _bounds(name: str, bounds: float | tuple[float, float]) -> tuple[float, float]:
+    values = list(bounds) if isinstance(bounds, (tuple, list)) else [bounds, bounds]
+    if len(values) != 2 or any(isinstance(v, bool) or not isinstance(v, (int, float)) for v in values):
+        raise UserError(f"physics: {name} must be a number or a pair [low, high], not {bounds!r}")
+    return float(values[0]), float(values[1])

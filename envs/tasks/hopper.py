@@ -1,0 +1,278 @@
+"""hopper: a one-legged robot in the plane runs along +x until it falls.
+
+Observation, action, reward and end are those of PyBullet's HopperBulletEnv, so that policies trained there run here.
+Its robot is built from the MJCF file in the installed wheel. The old code's habits are kept because trained policies
+met them: the torso is seen one sub-step late (Bullet's getLinkState lags), the contact channel is one step old, and the
+forward reward averages the parts' x, the floor's 0 among them.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+from xml.etree import ElementTree
+
+import numpy as np
+
+from envs.bullet import BulletEnv, Outcome, pybullet
+from envs.camera import View, take_picture
+from envs.physics import Physics, PhysicsRange
+
+STEP_S = 0.0165
+SUB_STEPS = 4
+SUB_STEP_S = STEP_S / SUB_STEPS
+SLIDE_X, SLIDE_Z, PITCH, TORSO = 0, 1, 2, 3  # the joints of the plane, and the torso's link
+JOINTS = (4, 6, 8)  # thigh, leg, foot
+LINKS = (3, 5, 7, 9)  # torso, thigh, leg, foot
+FOOT, PAYLOAD_REAR, PAYLOAD_FRONT = 9, 10, 11
+POSED = (SLIDE_X, SLIDE_Z, PITCH, *JOINTS)
+TORQUE_NM = 75.0  # at a command of 1
+LOWEST = np.radians([-150.0, -150.0, -45.0])
+HIGHEST = np.radians([0.0, 0.0, 45.0])
+MIDDLE, REACH = (HIGHEST + LOWEST) / 2, (HIGHEST - LOWEST) / 2
+START_SPREAD_RAD = 0.1
+TORSO_Z_M = 1.25  # of the torso's centre, over the pitch joint's axis, which starts at the floor
+SPEED_SCALE, RATE_SCALE = 0.3, 0.1  # the old observation's units of speed and of joint rate
+PARTS = 11  # in the mean of x: ten of the robot, and the floor
+FALLEN_Z_M, FALLEN_PITCH_RAD = 0.8, 1.0
+COLOURS = ((0.85, 0.33, 0.24, 1.0), (0.93, 0.60, 0.22, 1.0), (0.95, 0.78, 0.35, 1.0), (0.20, 0.42, 0.62, 1.0))
+FLOOR_PATTERN_M = 2.0  # period of the chequers that Bullet draws on a plane
+PAYLOAD_ARM_M, PAYLOAD_Z_M = 0.5, 1.35  # of its two carriers, before and behind
+
+
+class Hopper(BulletEnv):
+    """A hopper of 15.8 kg: torso, thigh, leg and foot in the x-z plane, three torque motors of 75 Nm.
+
+    Reward a step: 1 for standing, plus the forward speed in m/s, less 2 mean |action * joint rate / 10|, less 0.1 mean
+    action^2 and less 0.1 a joint at its limit. It ends when the torso's centre sinks below 0.8 m or the torso pitches
+    beyond 1 rad; such a step counts -1 instead of 1 for standing.
+    Start: upright, the foot 4 cm over the floor, every joint within 0.1 rad of straight.
+    The payload is a point mass 10 cm over the torso's centre; at 30% of the robot's mass the expert always falls.
+    """
+
+    task_name: ClassVar[str] = "hopper"
+    control_hz: ClassVar[float] = 1.0 / STEP_S
+    max_steps: ClassVar[int] = 1000
+    nominal: ClassVar[Physics] = Physics(
+        floor_friction=0.8, gravity_m_s2=9.8, push_start_s=150 * STEP_S, push_every_s=150 * STEP_S
+    )
+    # Units in the names: `_3.33m_s` counts in 3.33 m/s, `_limits` runs from -1 to 1 between the joint's limits.
+    observation_names: ClassVar[list[str]] = [
+        "torso_rise_m",
+        "target_sin",
+        "target_cos",
+        "torso_vx_3.33m_s",
+        "torso_vy_3.33m_s",
+        "torso_vz_3.33m_s",
+        "torso_roll_rad",
+        "torso_pitch_rad",
+        "thigh_angle_limits",
+        "thigh_rate_10rad_s",
+        "leg_angle_limits",
+        "leg_rate_10rad_s",
+        "foot_angle_limits",
+        "foot_rate_10rad_s",
+        "foot_contact",
+    ]
+    action_names: ClassVar[list[str]] = ["thigh_torque_75Nm", "leg_torque_75Nm", "foot_torque_75Nm"]
+    engine: ClassVar[dict[str, Any]] = {"numSubSteps": SUB_STEPS, "numSolverIterations": 5, "contactERP": 0.9}
+    view: ClassVar[View] = View(eye=(0.3, -3.4, 1.15), target=(0.3, 0.0, 0.75), light_distance_m=6.0)
+    # Within these, together, the wheel's expert falls in 1 to 5% of its episodes (measured on 100 seeds).
+    log_ranges: ClassVar[PhysicsRange] = {
+        "floor_friction": (0.7, 1.2),
+        "payload_kg": (0.0, 1.0),
+        "slope_deg": (-1.0, 3.0),
+        "motor_strength": (0.9, 1.1),
+        "push_m_s": (-0.15, 0.15),
+    }
+    unused: ClassVar[frozenset[str]] = frozenset({"box_mass_kg", "box_length_m", "box_width_m", "box_notch"})
+
+    # -- building ------------------------------------------------------------------------------
+
+    def _build(self) -> None:
+        client = self.client
+        plane = pybullet.createCollisionShape(pybullet.GEOM_PLANE, physicsClientId=client)
+        self._floor: int = pybullet.createMultiBody(0.0, plane, physicsClientId=client)
+        with tempfile.NamedTemporaryFile(suffix=".xml") as file:  # Bullet reads MJCF from files only
+            file.write(_hopper_with_payload())
+            file.flush()
+            flags = pybullet.URDF_USE_SELF_COLLISION | pybullet.URDF_USE_SELF_COLLISION_EXCLUDE_ALL_PARENTS
+            (self._robot,) = pybullet.loadMJCF(file.name, flags=flags, physicsClientId=client)
+        for joint in range(FOOT):
+            # Bullet gives every joint a motor that brakes it; a torque needs it off.
+            pybullet.setJointMotorControl2(
+                self._robot, joint, pybullet.VELOCITY_CONTROL, force=0.0, physicsClientId=client
+            )
+        for link, colour in zip(LINKS, COLOURS, strict=True):
+            pybullet.changeVisualShape(self._robot, link, rgbaColor=colour, physicsClientId=client)
+            # Bullet multiplies restitutions as it does frictions, and the MJCF importer leaves the robot's at 0.
+            pybullet.changeDynamics(self._robot, link, restitution=1.0, physicsClientId=client)
+
+    def _apply_physics(self) -> None:
+        physics = self.physics
+        pybullet.changeDynamics(
+            self._floor,
+            -1,
+            lateralFriction=physics.floor_friction,
+            restitution=physics.restitution,
+            physicsClientId=self.client,
+        )
+        # Two carriers share the payload so that its centre of mass sits at payload_x_m. Spread out so, it would be
+        # harder to turn than a point mass; their own (negative) inertia takes away exactly the difference.
+        rear = physics.payload_kg * (0.5 - physics.payload_x_m / (2 * PAYLOAD_ARM_M))
+        for link, mass in ((PAYLOAD_REAR, rear), (PAYLOAD_FRONT, physics.payload_kg - rear)):
+            inertia = -mass * (PAYLOAD_ARM_M**2 - physics.payload_x_m**2)
+            pybullet.changeDynamics(
+                self._robot,
+                link,
+                mass=mass,
+                localInertiaDiagonal=(0.0, inertia, inertia),
+                physicsClientId=self.client,
+            )
+
+    def _reset_state(self, rng: np.random.Generator) -> None:
+        angles = rng.uniform(-START_SPREAD_RAD, START_SPREAD_RAD, len(JOINTS))
+        self._set_state(np.concatenate([np.zeros(3), angles]), np.zeros(len(POSED)))
+        self._contact = 0.0
+
+    def _set_state(self, positions: np.ndarray, rates: np.ndarray) -> None:
+        """Of the joints POSED, in m and rad."""
+        for joint, position, rate in zip(POSED, positions.tolist(), rates.tolist(), strict=True):
+            pybullet.resetJointState(self._robot, joint, position, rate, physicsClientId=self.client)
+        self._mean_x = _mean_x(positions - SUB_STEP_S * rates)
+
+    def _state(self) -> tuple[np.ndarray, np.ndarray]:
+        states = pybullet.getJointStates(self._robot, POSED, physicsClientId=self.client)
+        return np.array([state[0] for state in states]), np.array([state[1] for state in states])
+
+    # -- stepping ------------------------------------------------------------------------------
+
+    def _apply(self, applied_action: np.ndarray) -> None:
+        pybullet.setJointMotorControlArray(
+            self._robot,
+            JOINTS,
+            pybullet.TORQUE_CONTROL,
+            forces=(TORQUE_NM * applied_action.astype(np.float64)).tolist(),
+            physicsClientId=self.client,
+        )
+
+    def _observe(self) -> np.ndarray:
+        positions, rates = self._state()
+        # Bullet's link poses are those before the last sub-step, which moved every joint by rate * SUB_STEP_S; its
+        # link velocities are the present ones, turned by the old pose.
+        late = self._late_positions = positions - SUB_STEP_S * rates
+        pitch, late_pitch = float(positions[2]), float(late[2])
+        along = float(rates[0]) * math.cos(pitch) - float(rates[1]) * math.sin(pitch) + TORSO_Z_M * float(rates[2])
+        across = float(rates[0]) * math.sin(pitch) + float(rates[1]) * math.cos(pitch)
+        sine, cosine = math.sin(late_pitch), math.cos(late_pitch)
+        vector = np.empty(15)
+        vector[0] = late[1] + TORSO_Z_M * (cosine - 1.0)
+        # The target lies straight ahead and the robot cannot turn, so the heading is constant.
+        vector[1:3] = 0.0, 1.0
+        vector[3] = SPEED_SCALE * (along * cosine + across * sine)
+        vector[4] = 0.0
+        vector[5] = SPEED_SCALE * (across * cosine - along * sine)
+        vector[6] = 0.0
+        vector[7] = math.remainder(late_pitch, 2 * math.pi)
+        vector[8:14:2] = (positions[3:] - MIDDLE) / REACH
+        self._joint_rates = rates[3:]
+        vector[9:14:2] = RATE_SCALE * self._joint_rates
+        vector[14] = self._contact
+        return np.clip(vector, -5.0, 5.0).astype(np.float32)
+
+    def _outcome(self, vector: np.ndarray, applied_action: np.ndarray) -> Outcome:
+        touching = pybullet.getContactPoints(self._robot, self._floor, linkIndexA=FOOT, physicsClientId=self.client)
+        self._contact = float(len(touching) > 0)
+        before, self._mean_x = self._mean_x, _mean_x(self._late_positions)
+        progress_m = self._mean_x - before
+        fallen = not (vector[0] + TORSO_Z_M > FALLEN_Z_M and abs(vector[7]) < FALLEN_PITCH_RAD)
+        # Python's own sums: numpy's take longer than the physics on three numbers.
+        action, rates = applied_action.tolist(), self._joint_rates.tolist()
+        power = RATE_SCALE * sum(abs(a * rate) for a, rate in zip(action, rates, strict=True)) / len(JOINTS)
+        stall = sum(a * a for a in action) / len(JOINTS)
+        reward = (
+            (-1.0 if fallen else 1.0)
+            + progress_m / STEP_S
+            - 2.0 * power
+            - 0.1 * stall
+            - 0.1 * float(np.count_nonzero(np.abs(vector[8:14:2]) > 0.99))
+        )
+        return Outcome(reward, failure=fallen, success=not fallen, progress=progress_m)
+
+    def _push(self, speed_m_s: float) -> None:
+        # The sliding joint carries the whole robot, so its rate is the speed of every part.
+        position, rate, *_ = pybullet.getJointState(self._robot, SLIDE_X, physicsClientId=self.client)
+        pybullet.resetJointState(self._robot, SLIDE_X, position, rate + speed_m_s, physicsClientId=self.client)
+
+    def _perturb(self, offset: np.ndarray) -> None:
+        positions, rates = self._state()
+        torso_z = positions[1] + TORSO_Z_M * math.cos(positions[2])
+        positions[2] += offset[7]
+        positions[3:] += REACH * offset[8:14:2]
+        positions[1] = torso_z + offset[0] - TORSO_Z_M * math.cos(positions[2])
+        rates[:2] += offset[[3, 5]] / SPEED_SCALE
+        rates[3:] += offset[9:14:2] / RATE_SCALE
+        self._set_state(positions, rates)
+
+    # -- drawing -------------------------------------------------------------------------------
+
+    def render(self, width: int = 480, height: int = 360) -> np.ndarray:
+        """Draws the true state: uint8 (height, width, 3).
+
+        TinyRenderer casts shadows around the world's origin only, so the robot is drawn there, the floor's pattern
+        under it as it was.
+        """
+        artist = self._ready_artist()
+        positions, _ = self._state()
+        positions[0] = math.remainder(positions[0], FLOOR_PATTERN_M)
+        artist._set_state(positions, np.zeros(len(POSED)))
+        return take_picture(artist.client, artist._camera_view(), self.physics, width, height)
+
+    def travelled(self, vectors: np.ndarray) -> np.ndarray:
+        return np.cumsum(vectors[:, 3].astype(np.float64)) / SPEED_SCALE * STEP_S
+
+    def _draw(self, vector: np.ndarray) -> None:
+        pitch = vector[7]
+        x = math.remainder(self.drawn_x_m, FLOOR_PATTERN_M) - TORSO_Z_M * math.sin(pitch)
+        z = vector[0] + TORSO_Z_M * (1.0 - math.cos(pitch))
+        angles = MIDDLE + REACH * vector[8:14:2]
+        self._set_state(np.array([x, z, pitch, *angles]), np.zeros(len(POSED)))
+
+    def _camera_view(self) -> View:
+        (x, _, _), *_ = pybullet.getLinkState(self._robot, TORSO, physicsClientId=self.client)
+        eye, target = self.view.eye, self.view.target
+        return replace(self.view, eye=(eye[0] + x, *eye[1:]), target=(target[0] + x, *target[1:]))
+
+
+@functools.cache
+def _hopper_with_payload() -> bytes:
+    """The wheel's hopper, with two massless carriers for the payload fixed to its torso."""
+    import pybullet_data  # part of the pybullet wheel, whose absence envs.bullet reports
+
+    tree = ElementTree.parse(Path(pybullet_data.getDataPath()) / "mjcf" / "hopper.xml")
+    torso = tree.find("worldbody/body[@name='torso']")
+    assert torso is not None
+    for name, x in (("payload_rear", -PAYLOAD_ARM_M), ("payload_front", PAYLOAD_ARM_M)):
+        carrier = ElementTree.SubElement(torso, "body", name=name, pos=f"{x} 0 {PAYLOAD_Z_M}")
+        ElementTree.SubElement(carrier, "geom", type="sphere", size="0.001", contype="0", conaffinity="0")
+    return ElementTree.tostring(tree.getroot())
+
+
+def _mean_x(positions: np.ndarray) -> float:
+    """Mean x of Bullet's links, the floor's 0 included, as HopperBulletEnv measures its way.
+
+    Links are the three of the plane's joints, and for each body one at its joint and one at its centre.
+    """
+    x, _, pitch, thigh, leg, foot = positions.tolist()
+    down_thigh, down_leg = pitch - thigh, pitch - thigh - leg
+    along_foot = down_leg - foot
+    torso = x + 1.25 * math.sin(pitch)
+    hip = x + 1.05 * math.sin(pitch)
+    knee = hip - 0.45 * math.sin(down_thigh)
+    ankle = knee - 0.5 * math.sin(down_leg)
+    thigh_x, leg_x = hip - 0.225 * math.sin(down_thigh), knee - 0.25 * math.sin(down_leg)
+    return (3 * x + torso + hip + thigh_x + knee + leg_x + ankle + ankle + 0.065 * math.cos(along_foot)) / PARTS

@@ -1,0 +1,147 @@
+"""Recording: Episodes that depend on the seed and their number alone."""
+
+import numpy as np
+import pytest
+
+from configs import UserError
+from envs import registry
+from envs.bullet import start_at
+from envs.record import ExpertPolicy, NoisyPolicy, RandomPolicy, RowStreams, count_steps, episode_seed, record
+
+TASKS = sorted(registry.TASKS)
+
+
+def same(a, b):
+    for name, values in a.observation.items():
+        np.testing.assert_array_equal(values, b.observation[name])
+    for name in ("action", "applied_action", "reward", "push"):
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+    assert (a.terminated, a.truncated, a.physics, a.info) == (b.terminated, b.truncated, b.physics, b.info)
+
+
+@pytest.fixture(scope="module")
+def hopper_log():
+    """Random actions fall soon, at different steps, so rows begin their next episodes at different times."""
+    return list(record("hopper", RandomPolicy("hopper", 1), 8, seed=4, n_envs=3, processes=0))
+
+
+@pytest.mark.parametrize("n_envs, processes", [(3, 2), (8, 0), (1, 0)])
+def test_neither_rows_nor_processes_change_an_episode(hopper_log, n_envs, processes):
+    again = record("hopper", RandomPolicy("hopper", 1), 8, seed=4, n_envs=n_envs, processes=processes)
+    for a, b in zip(hopper_log, again, strict=True):
+        same(a, b)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_experts_with_noise_repeat_themselves(task):
+    def run(n_envs):
+        policy = NoisyPolicy(ExpertPolicy(task, 2), (0.0, 0.2), 2)
+        ranges = {**registry.log_ranges(task), "sensor_noise": 0.01}
+        return list(record(task, policy, 3, seed=9, ranges=ranges, n_envs=n_envs, processes=0))
+
+    for a, b in zip(run(1), run(3), strict=True):
+        same(a, b)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_episodes_are_whole_and_labelled(task):
+    (episode,) = record(task, ExpertPolicy(task), 1, seed=3, ranges={}, processes=0)
+    episode.check()
+    assert episode.observation["vector"].dtype == episode.action.dtype == episode.applied_action.dtype == np.float32
+    assert episode.reward.dtype == episode.push.dtype == np.float32
+    assert episode.terminated != episode.truncated
+    assert episode.physics == registry.nominal(task).to_dict()
+    np.testing.assert_array_equal(episode.applied_action, episode.action)  # nominal motors are prompt and strong
+    expected = {"task": task, "policy": "expert", "source": "pybullet", "episode": 0, "seed": episode_seed(3, 0)}
+    assert expected.items() <= episode.info.items()
+    assert abs(episode.action).max() <= 1.0
+
+
+def test_recorded_episodes_can_be_entered(hopper_log):
+    env = registry.make("hopper")
+    episode = max(hopper_log, key=lambda e: e.length)
+    np.testing.assert_array_equal(
+        start_at(env, episode, episode.length - 1), episode.observation["vector"][episode.length - 1]
+    )
+    observation, reward, terminated, *_ = env.step(episode.action[-1])
+    np.testing.assert_array_equal(observation, episode.observation["vector"][-1])
+    assert np.float32(reward) == episode.reward[-1] and terminated == episode.terminated
+    env.close()
+
+
+def test_physics_are_drawn_from_the_ranges(hopper_log):
+    ranges = registry.log_ranges("hopper")
+    assert ranges
+    for name, bounds in ranges.items():
+        drawn = [episode.physics[name] for episode in hopper_log]
+        assert all(bounds[0] <= value <= bounds[1] for value in drawn) and len(set(drawn)) == len(drawn)
+    pushes = {"push_m_s": 0.5, "push_start_s": 0.1, "latency_steps": 2, "motor_strength": 0.5}
+    (episode,) = record("hopper", ExpertPolicy("hopper"), 1, seed=0, ranges=pushes, processes=0)
+    np.testing.assert_allclose(episode.push[:12], np.float32(0.5) * (np.arange(12) == 6))
+    np.testing.assert_allclose(episode.applied_action[2:], 0.5 * episode.action[:-2])
+
+
+def test_cameras_are_recorded():
+    (episode,) = record("hopper", RandomPolicy("hopper"), 1, seed=0, processes=0, camera=True)
+    images = episode.observation["image"]
+    assert images.shape == (episode.length + 1, 64, 64, 3) and images.dtype == np.uint8
+    assert (images[0] != images[-1]).any()
+    plain = next(record("hopper", RandomPolicy("hopper"), 1, seed=0, processes=0))
+    np.testing.assert_array_equal(episode.observation["vector"], plain.observation["vector"])
+
+
+def test_stopping_early_ends_the_workers_and_keeps_the_order(hopper_log):
+    seen = []
+    episodes = record("hopper", RandomPolicy("hopper", 1), 8, 4, n_envs=3, processes=1, on_episode=seen.append)
+    for k, episode in enumerate(episodes):
+        same(episode, hopper_log[k])
+        if k == 1:
+            break
+    episodes.close()
+    assert [episode.info["episode"] for episode in seen] == [0, 1]
+    assert count_steps(seen) == sum(episode.length for episode in hopper_log[:2])
+
+
+def test_noise_is_drawn_for_each_episode_and_lasts():
+    class Still:
+        def reset(self, n):
+            self.n = n
+
+        def act(self, observation, is_first):
+            return np.zeros((self.n, 2), np.float32)
+
+    policy = NoisyPolicy(Still(), (0.1, 0.3), seed=0)
+    policy.reset(200)
+    first = np.ones(200, bool)
+    actions = np.stack([policy.act({}, first if t == 0 else ~first) for t in range(40)])  # (T, N, A)
+    std = actions.std((0, 2))
+    assert 0.05 < std.min() < 0.15 and 0.25 < std.max() < 0.4
+    # Half of the correlation is left after three steps.
+    assert np.corrcoef(actions[:-3].ravel(), actions[3:].ravel())[0, 1] == pytest.approx(0.5, abs=0.06)
+    assert abs(np.corrcoef(actions[:, :-1].ravel(), actions[:, 1:].ravel())[0, 1]) < 0.05  # rows are independent
+
+
+def test_streams_follow_the_order_in_which_episodes_begin():
+    one, three = RowStreams(5, purpose=1), RowStreams(5, purpose=1)
+    one.reset(1)
+    three.reset(3)
+    alone = [one.rows[0].random() for _ in range(4) if one.begin(np.array([True]))]
+    assert three.begin(np.array([True, True, True])) == [0, 1, 2]
+    together = [rng.random() for rng in three.rows]
+    assert three.begin(np.array([False, True, False])) == [1]
+    together.append(three.rows[1].random())
+    assert alone == together
+
+
+def test_mistakes_are_named():
+    policy = RandomPolicy("hopper")
+    with pytest.raises(UserError, match="hoper"):
+        next(record("hoper", policy, 1, 0))
+    with pytest.raises(UserError, match="floor_frictoin"):
+        next(record("hopper", policy, 1, 0, ranges={"floor_frictoin": 0.3}))
+    with pytest.raises(UserError, match="seed -1"):
+        next(record("hopper", policy, 1, -1))
+    with pytest.raises(UserError, match="0 episodes"):
+        next(record("hopper", policy, 0, 0))
+    with pytest.raises(UserError, match="noise runs from 0.3 to 0.1"):
+        NoisyPolicy(policy, (0.3, 0.1))

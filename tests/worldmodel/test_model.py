@@ -1,0 +1,236 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from toy_logs import sliding_mass, with_images, write_log
+
+from worldmodel.context import ContextSpec
+from worldmodel.model import Belief, ModelConfig, Spaces, WorldModel
+from worldmodel.optim import LaProp, SafeStep
+from worldmodel.replay import Batch, Replay
+from worldmodel.rssm import RSSMConfig
+
+SMALL = RSSMConfig(deter=32, hidden=16, stoch=4, classes=6, blocks=4)
+TINY = ModelConfig(SMALL, units=16, depth=2, layers=1, overshoot=4)
+WITHOUT_CARRY = dataclasses.replace(TINY, carry=False)
+
+
+@pytest.fixture
+def replay(tmp_path) -> Replay:
+    reader = write_log(tmp_path, [*sliding_mass(4, steps=20), *sliding_mass(2, steps=20, seed=1, label=False)])
+    return Replay(reader, ContextSpec.from_logs([e["physics"] for e in reader.episodes], np.zeros(0)))
+
+
+def built(replay: Replay, config: ModelConfig = TINY, image: bool = False) -> WorldModel:
+    torch.manual_seed(0)
+    model = WorldModel(config, Spaces(2, 1, image), replay.context)
+    model.set_statistics(replay.statistics())
+    # The last layers begin at (almost) zero, where what they are given makes no difference.
+    for layer in (model.decoder.out, model.reward.out):
+        torch.nn.init.normal_(layer.weight, 0.0, 0.3)
+    return model.eval()
+
+
+def observed(model: WorldModel, batch: Batch, hidden: bool) -> Belief:
+    torch.manual_seed(1)
+    with torch.no_grad():
+        return model.observe(batch, hidden)
+
+
+def same(a: Belief, b: Belief) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+# -- what the model is told ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("config", [TINY, WITHOUT_CARRY])
+def test_known_physics_changes_what_the_model_believes(replay, config):
+    model, batch = built(replay, config), replay.whole([0, 1], 8)
+    other = dataclasses.replace(batch, context=batch.context + 0.5)
+    assert not same(observed(model, batch, hidden=False), observed(model, other, hidden=False))
+
+
+@pytest.mark.parametrize("config", [TINY, WITHOUT_CARRY])
+def test_hidden_physics_cannot_leak(replay, config):
+    """What the robot does not know changes nothing: neither values, nor flags, nor what reached the motors."""
+    model, batch = built(replay, config), replay.whole([0, 1], 8)
+    other = dataclasses.replace(batch, context=batch.context + 0.5, applied_action=0.3 * batch.applied_action)
+    other = dataclasses.replace(other, known=1 - batch.known)
+    assert same(observed(model, batch, hidden=True), observed(model, other, hidden=True))
+
+
+def test_a_factor_that_is_unknown_cannot_leak(replay):
+    model, batch = built(replay), replay.whole([0, 1], 8)
+    batch = dataclasses.replace(batch, known=torch.zeros_like(batch.known))
+    other = dataclasses.replace(batch, context=torch.randn_like(batch.context))
+    assert same(observed(model, batch, hidden=False), observed(model, other, hidden=False))
+
+
+def test_unlabelled_logs_give_the_command_labelled_ones_what_reached_the_motors(replay):
+    model, batch = built(replay), replay.whole([0, 4], 8)
+    batch = dataclasses.replace(batch, applied_action=0.5 * batch.action)
+    shown = model.inputs(batch, torch.zeros_like(batch.labelled))
+    assert torch.equal(shown[0, :, :1], batch.applied_action[0])
+    assert torch.equal(shown[1, :, :1], batch.action[1])
+    assert torch.equal(shown[1, :, 1:], torch.zeros(8, 2 * len(model.context)))
+
+
+# -- filtering and imagining -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("config", [TINY, WITHOUT_CARRY])
+def test_filtering_a_sequence_equals_filtering_step_by_step(replay, config):
+    model, batch = built(replay, config), replay.gather(np.arange(15, 27)[None] + np.array([[0], [21]]))
+    whole = observed(model, batch, hidden=False)
+    inputs = model.inputs(batch, torch.zeros_like(batch.labelled))
+    torch.manual_seed(1)
+    belief = model.initial(2)
+    for t in range(12):
+        belief = model.observe_step(belief, batch.vector[:, t], None, inputs[:, t], batch.is_first[:, t])
+        assert torch.equal(belief.stoch, whole.stoch[:, t])
+        assert torch.allclose(belief.feat(), whole.at(slice(None), t).feat(), atol=1e-5)
+
+
+@pytest.mark.parametrize("config", [TINY, WITHOUT_CARRY])
+def test_a_new_episode_knows_nothing_of_the_one_before(replay, config):
+    model, batch = built(replay, config), replay.gather(np.arange(16, 26)[None])
+    border = int(batch.is_first[0, 1:].nonzero()) + 1
+    vector = batch.vector.clone()
+    vector[:, :border] += 1.0
+    a, b = observed(model, batch, False), observed(model, dataclasses.replace(batch, vector=vector), False)
+    assert not torch.equal(a.deter[:, border - 1], b.deter[:, border - 1])
+    assert torch.equal(a.deter[:, border:], b.deter[:, border:])
+
+
+def test_imagining_sees_actions_and_physics_and_nothing_else(replay):
+    model, batch = built(replay), replay.whole([0, 1], 12)
+    start = observed(model, batch, hidden=False).at(slice(None), 5)
+    inputs = model.inputs(batch, torch.zeros_like(batch.labelled))[:, 6:]
+    a, b = (model.decode(model.imagine(start, inputs, sample=False)) for _ in range(2))
+    assert a.shape == (2, 6, 2) and torch.equal(a, b)
+    changed = inputs.clone()
+    changed[:, 3, 0] += 0.7
+    c = model.decode(model.imagine(start, changed, sample=False))
+    assert torch.equal(a[:, :3], c[:, :3]) and not torch.equal(a[:, 3], c[:, 3])
+
+
+def test_scaling_is_undone_by_decoding(replay):
+    model, batch = built(replay), replay.whole([0], 6)
+    scaled = model.scale(batch.vector)
+    assert torch.allclose(scaled * model.std + model.mean, batch.vector, atol=1e-5)
+    carried = model.decode(observed(model, batch, False))
+    assert torch.allclose(carried, batch.vector, atol=1e-5)
+
+
+def test_heads_begin_without_an_opinion(replay):
+    torch.manual_seed(0)
+    model = WorldModel(TINY, Spaces(2, 1), replay.context).eval()
+    belief = observed(model, replay.whole([0], 6), False)
+    assert torch.equal(model.predict_reward(belief), torch.zeros(1, 6))
+    continuation = model.predict_continuation(belief)
+    assert ((continuation > 0) & (continuation < 1)).all()
+    mean, std = model.estimate_context(belief)
+    assert mean.shape == std.shape == (1, 6, 1) and (std > 0).all()
+
+
+# -- the loss --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("config", [TINY, WITHOUT_CARRY])
+def test_the_loss_is_the_sum_of_its_parts_and_reaches_every_weight(replay, config):
+    model = built(replay, config).train()
+    loss, parts = model.loss(replay.sample(8, 10, np.random.default_rng(0)))
+    scales = {"representation": config.representation_scale}
+    assert loss.item() == pytest.approx(sum(scales.get(k, 1.0) * v.item() for k, v in parts.items()), rel=1e-5)
+    loss.backward()
+    untouched = [name for name, p in model.named_parameters() if p.grad is None]
+    assert not untouched
+
+
+def test_additions_to_dreamer_can_be_switched_off(replay):
+    config = dataclasses.replace(WITHOUT_CARRY, overshoot=0)
+    _, parts = built(replay, config).train().loss(replay.sample(8, 10, np.random.default_rng(0)))
+    assert set(parts) == {"vector", "dynamics", "representation", "reward", "continuation", "context"}
+    bare = WorldModel(config, Spaces(2, 1), ContextSpec((), (), ()))
+    assert bare.context_head is None
+    batch = Replay(replay.reader, bare.context).sample(8, 10, np.random.default_rng(0))
+    assert "context" not in bare.loss(batch)[1]
+
+
+def test_the_context_is_learnt_only_where_it_was_hidden_and_is_labelled(replay):
+    rng = np.random.default_rng(0)
+    told = built(replay, dataclasses.replace(TINY, context_dropout=0.0)).train()
+    assert told.loss(replay.sample(8, 10, rng))[1]["context"].item() == 0
+    hidden = built(replay, dataclasses.replace(TINY, context_dropout=1.0)).train()
+    assert hidden.loss(replay.whole([0, 1], 10))[1]["context"].item() != 0
+    assert hidden.loss(replay.whole([4, 5], 10))[1]["context"].item() == 0
+
+
+def test_an_open_loop_rollout_ends_with_its_episode(replay):
+    """Segments of 5 rows with 4 open-loop steps start at the first row only; an episode begins at the second."""
+    model, batch = built(replay).train(), replay.whole([0, 1], 5)
+    batch.is_first[:, 1] = True
+    _, parts = model.loss(batch)
+    assert [parts[f"open_loop_{name}"].item() for name in ("vector", "reward", "continuation")] == [0.0, 0.0, 0.0]
+
+
+def test_the_decoders_noise_becomes_its_mean_squared_error(replay):
+    model = built(replay, dataclasses.replace(WITHOUT_CARRY, overshoot=0)).train()
+    batch = replay.whole([0, 1, 2, 3], 16)
+    with torch.no_grad():
+        for _ in range(300):
+            model.loss(batch)
+        errors = []
+        for seed in range(30):
+            torch.manual_seed(seed)
+            hidden = torch.rand(4, 1) < 0.5
+            belief, *_ = model.filter(batch.vector, None, model.inputs(batch, hidden.expand(4, 16)), batch.is_first)
+            errors.append((model.decode(belief) - batch.vector).div(model.std).square().mean((0, 1)))
+    assert torch.allclose(model.noise[0], torch.stack(errors).mean(0), rtol=0.15)
+
+
+def test_evaluating_a_loss_leaves_the_noise_alone(replay):
+    model = built(replay)
+    before = model.noise.clone()
+    model.loss(replay.whole([0, 1], 10))
+    assert torch.equal(model.noise, before)
+
+
+def test_a_batch_that_is_not_finite_leaves_no_trace(replay):
+    model = built(replay).train()
+    step = SafeStep(LaProp(model.parameters(), 1e-3))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    batch = replay.whole([0, 1], 10)
+    batch.vector[0, 4, 1] = float("nan")
+    loss, _ = model.loss(batch)
+    assert not step(loss)
+    changed = [name for name, value in model.state_dict().items() if not torch.isfinite(value).all()]
+    assert not changed
+    assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
+
+
+def test_images_train_a_step_and_decode_to_pictures(tmp_path):
+    reader = write_log(tmp_path, [with_images(episode) for episode in sliding_mass(3, steps=8)])
+    replay = Replay(reader, ContextSpec.from_logs([e["physics"] for e in reader.episodes], np.zeros(0)))
+    model = built(replay, image=True).train()
+    batch = replay.sample(2, 5, np.random.default_rng(0))
+    assert batch.image is not None and batch.image.dtype == torch.uint8
+    step = SafeStep(LaProp(model.parameters(), 3e-3, warmup=1))
+    losses = []
+    for _ in range(25):
+        loss, parts = model.loss(batch)
+        assert step(loss)
+        losses.append(parts["image"].item())
+    assert losses[-1] < 0.7 * losses[0]
+    picture = model.decode_image(observed(model.eval(), batch, False))
+    assert picture.shape == (2, 5, 64, 64, 3) and picture.min() >= 0 and picture.max() <= 1
+
+
+def test_a_model_of_images_wants_images_and_one_without_has_none_to_give(replay):
+    with pytest.raises(ValueError, match="trained with images"):
+        built(replay, image=True).encode(torch.zeros(1, 2))
+    model = built(replay)
+    with pytest.raises(ValueError, match="trained without images"):
+        model.decode_image(model.initial(1))

@@ -1,0 +1,1 @@
+"""Learns a model of a robot and its world from logs alone."""

@@ -1,0 +1,114 @@
+"""Checkpoints that survive a kill at any moment: written aside, fsynced, renamed, hashed; the last three are kept.
+
+Beside each `NAME-STEP.pt` lies a readable `NAME-STEP.json` with its SHA-256 and what is needed to rebuild the network.
+Loading never unpickles objects (`weights_only=True`) and checks the hash: `torch.load` does not notice a flipped bit.
+"""
+
+import hashlib
+import json
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from configs import UserError
+
+KEEP = 3
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write aside, fsync, rename, fsync the folder: the file is there whole, or as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(aside, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except OSError as error:
+        error.filename = str(path)  # a full disk is reported with the file that did not fit
+        raise
+    finally:
+        aside.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def save(folder: Path, name: str, step: int, state: dict[str, Any], meta: dict[str, Any]) -> Path:
+    """Save `state` (tensors, numbers, strings, and lists and dicts of them) and the JSON-able `meta`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}-{step:09d}.pt"
+    for stray in folder.glob(f".{name}-?????????.*.tmp"):  # of a process that was killed while saving
+        stray.unlink(missing_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(aside, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        manifest = {"name": name, "step": step, "sha256": _sha256(aside), "meta": meta}
+        os.replace(aside, path)
+    except OSError as error:
+        error.filename = str(path)
+        raise
+    finally:
+        aside.unlink(missing_ok=True)
+    # The manifest comes last: a checkpoint without one was cut off and is passed over.
+    write_atomically(path.with_suffix(".json"), json.dumps(manifest, indent=1).encode())
+    for old in _paths(folder, name)[:-KEEP]:
+        old.with_suffix(".json").unlink(missing_ok=True)
+        old.unlink(missing_ok=True)
+    return path
+
+
+def load(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, Any], int]:
+    """The newest undamaged checkpoint of that name: (state, meta, step).
+
+    Raises:
+        UserError: there is none, or every one is damaged (naming each and what is wrong with it).
+    """
+    damaged = []
+    for path in reversed(_paths(folder, name)):
+        manifest_path = path.with_suffix(".json")
+        try:
+            manifest = json.loads(manifest_path.read_text())
+            expected, meta, step = manifest["sha256"], manifest["meta"], int(manifest["step"])
+        except (OSError, ValueError, KeyError, TypeError):
+            damaged.append(f"{path.name} (its .json is missing or unreadable)")
+            continue
+        if _sha256(path) != expected:
+            damaged.append(f"{path.name} (cut short or altered: its SHA-256 differs)")
+            continue
+        try:
+            return torch.load(path, weights_only=True), meta, step
+        except pickle.UnpicklingError:
+            damaged.append(f"{path.name} (holds more than tensors and plain values, which may be hostile)")
+    if damaged:
+        raise UserError(
+            f"no usable '{name}' checkpoint in {folder}: {', '.join(damaged)}; train again into a new --run"
+        )
+    raise UserError(f"no '{name}' checkpoint in {folder}; train-world-model or dream makes one")
+
+
+def exists(folder: Path, name: str) -> bool:
+    return bool(_paths(folder, name))
+
+
+def newest_step(folder: Path, name: str) -> int:
+    """Step of the newest checkpoint, damaged or not; -1 without any."""
+    return max((int(path.stem[-9:]) for path in _paths(folder, name)), default=-1)
+
+
+def _paths(folder: Path, name: str) -> list[Path]:
+    return sorted(folder.glob(f"{name}-?????????.pt"))
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,53 @@
+"""The command `train-world-model`: parse and call. Torch is imported when it runs, so that `--help` answers at once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from configs import parse_arguments, run_command
+
+
+@dataclass
+class TrainWorldModel:
+    """Learn a world model from a robot's logs.
+
+    Shows as it goes how well the model foretells logs that it never saw, and plots that. Ctrl-C saves and ends; the
+    same command with the same --run goes on from there.
+
+    Example: train-world-model --data logs/ --run runs/mine
+    """
+
+    run: Path
+    """Run folder, new or to go on with."""
+    data: Path | None = None
+    """Logs: a folder that record-rollouts wrote, or an .npz. Needed for a new run only."""
+    size: str | None = None
+    """debug, laptop (default), 1m, 12m, 25m, 50m, 100m, 200m or 400m."""
+    minutes: float | None = None
+    """Train for so long (default: 10), and on top of what the run has learnt before."""
+    steps: int | None = None
+    """Instead of --minutes: train until the run has made so many steps in all."""
+    seed: int | None = None
+    """Decides every random draw. Default: 0."""
+    mapping: str | None = None
+    """What the arrays of an .npz mean: a YAML file. Default: the one of the same name beside it."""
+    wandb: Literal["auto", "online", "offline", "off"] = "auto"
+    """Weights & Biases: online if you are logged in, else offline (auto), or off."""
+    batch: int | None = None
+    """Segments a step. Default: 16."""
+    length: int | None = None
+    """Rows a segment. Default: 32."""
+    lr: float | None = None
+    """Learning rate. Default: 1e-3."""
+
+
+def train(arguments: Sequence[str] | None = None) -> None:
+    options = parse_arguments(TrainWorldModel, arguments, prog="train-world-model")
+    from worldmodel.session import train_world_model
+
+    train_world_model(options)
+
+
+def main() -> None:
+    run_command(train)

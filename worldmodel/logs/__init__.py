@@ -1,0 +1,1 @@
+"""Raw logs to episodes, one file a format."""

@@ -1,0 +1,327 @@
+"""The world model: encoder, RSSM, decoder and heads, and the loss that trains them.
+
+DreamerV3's, with what this project adds, each of which a setting switches off: channels scaled by their own statistics,
+observations carried beside the latent, a decoder whose noise is calibrated per channel, the context beside the action,
+a head that reads the context back, and an open-loop loss over several steps.
+"""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from worldmodel.context import ContextSpec
+from worldmodel.distributions import bernoulli_loss, symlog, twohot_bins, twohot_loss, twohot_mean
+from worldmodel.nets import MLP, Head, ImageDecoder, ImageEncoder, Linear
+from worldmodel.replay import Batch, Statistics
+from worldmodel.rssm import RSSM, RSSMConfig, State
+
+import os
+CUT=float(os.environ.get('CUT','1'))
+
+class Belief(NamedTuple):
+    """What the model holds of a moment: the RSSM's state, and the vector observation that it carries on.
+
+    `vector` (..., D) is scaled, seen where there was an observation, imagined where not; of width 0 if nothing is carried.
+    """
+
+    deter: Tensor
+    stoch: Tensor
+    vector: Tensor
+
+    def feat(self) -> Tensor:
+        """Features (..., F) for heads, actor and critic."""
+        return torch.cat([self.deter, self.stoch, self.vector.clamp(-8, 8)], -1)
+
+    def at(self, *index) -> "Belief":
+        return Belief(self.deter[index], self.stoch[index], self.vector[index])
+
+    def reshape(self, *shape: int) -> "Belief":
+        """Other leading dimensions; the last stays."""
+        return Belief(*(x.reshape(*shape, x.shape[-1]) for x in self))
+
+    @property
+    def latent(self) -> State:
+        return State(self.deter, self.stoch)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that decides the shape and the loss of a world model."""
+
+    rssm: RSSMConfig = field(default_factory=RSSMConfig)
+    units: int = 64  # width of encoder, decoder and heads
+    depth: int = 4  # channels of the image networks are multiples of it
+    layers: int = 3
+    context_dropout: float = 0.5  # share of training segments whose physics is hidden: the robot's own view
+    carry: bool = True  # predict changes of the last observation and feed it back; False decodes from the latent alone
+    noise_floor: float = 0.02  # least standard deviation a decoded channel may claim, in shares of its own (or its change's)
+    overshoot: int = 10  # steps of the open-loop loss; 0 trains as DreamerV3 does
+    representation_scale: float = 0.1
+
+
+@dataclass(frozen=True)
+class Spaces:
+    """Shapes the model is built for: D vector channels, A actions, images or not."""
+
+    vector: int
+    action: int
+    image: bool = False
+
+
+class WorldModel(nn.Module):
+    """Shapes: B batch, T time, D vector channels, A actions, C context factors, F features.
+
+    Why observations are carried: 32 categoricals say where a box is to a few centimetres, and whether a finger touches it
+    is decided by millimetres. The latent is left to hold what the observation does not say.
+    """
+
+    def __init__(self, config: ModelConfig, spaces: Spaces, context: ContextSpec) -> None:
+        super().__init__()
+        self.config, self.spaces, self.context = config, spaces, context
+        units, layers = config.units, config.layers
+        self.carried = spaces.vector if config.carry else 0
+        self.encoder = MLP(spaces.vector, units, layers)
+        self.image_encoder = ImageEncoder(config.depth) if spaces.image else None
+        tokens = units + (self.image_encoder.outputs if self.image_encoder else 0)
+        self.rssm = RSSM(config.rssm, tokens, spaces.action + 2 * len(context) + self.carried)
+        self.feat_size = feat = self.rssm.feat_size + self.carried
+        outputs = spaces.vector * (1 + len(context) if config.carry else 1)
+        self.decoder = Head(feat, units, layers, outputs, outscale=0.1 if config.carry else 1.0)
+        self.image_decoder = None
+        if spaces.image:
+            rest = self.rssm.flat + self.carried
+            self.image_decoder = ImageDecoder(config.rssm.deter, rest, config.depth, units)
+        self.reward = Head(feat, units, 1, 255, outscale=0.0)
+        self.continuation = Head(feat, units, 1, 1)
+        self.context_head = nn.Sequential(MLP(feat, units, 1), Linear(units, 2 * len(context))) if len(context) else None
+        self.mean: Tensor
+        self.std: Tensor
+        self.step_std: Tensor
+        self.noise: Tensor
+        self.bins: Tensor
+        self.register_buffer("mean", torch.zeros(spaces.vector))
+        self.register_buffer("std", torch.ones(spaces.vector))
+        self.register_buffer("step_std", torch.ones(spaces.vector))  # of the change in a step, in shares of `std`
+        # Mean squared error of each decoded channel, (0) filtered and (k) after k open-loop steps: the decoder's variance.
+        self.register_buffer("noise", torch.full((1 + config.overshoot, spaces.vector), 0.1))
+        self.register_buffer("bins", twohot_bins())
+
+    # -- observations -------------------------------------------------------------------------------------------------
+
+    def set_statistics(self, statistics: Statistics) -> None:
+        self.mean.copy_(torch.as_tensor(statistics.mean))
+        self.std.copy_(torch.as_tensor(statistics.std))
+        self.step_std.copy_(torch.as_tensor(statistics.step_std) / self.std)
+
+    def scale(self, vector: Tensor) -> Tensor:
+        """Log units to comparable scale: zero mean, unit standard deviation over the training logs."""
+        return (vector - self.mean) / self.std
+
+    def encode(self, vector: Tensor, image: Tensor | None = None) -> Tensor:
+        """Observations (..., D) [and images (..., 64, 64, 3) uint8] to tokens (..., E)."""
+        tokens = self.encoder(symlog(self.scale(vector)))
+        if self.image_encoder is None:
+            return tokens
+        if image is None:
+            raise ValueError("this world model was trained with images; give one beside the vector")
+        flat = rearrange(image, "... h w c -> (...) h w c").float() / 255
+        pixels = self.image_encoder(flat).reshape(*tokens.shape[:-1], -1)
+        return torch.cat([tokens, pixels], -1)
+
+    def _change(self, latent: State, before: Tensor, context: Tensor) -> Tensor:
+        """Scaled observation (..., D) after a step, from the latent, the scaled one before and the known context (..., C).
+
+        The change is linear in each factor, as forces are, with coefficients that depend on the state: outside the logs'
+        range a linear law goes on where a network bends back to what it has seen.
+        """
+        out = self.decoder(torch.cat([latent.deter, latent.stoch, before.clamp(-8, 8)], -1))
+        out = rearrange(out, "... (k d) -> ... k d", d=self.spaces.vector)
+        change = out[..., 0, :] + torch.einsum("...c,...cd->...d", context, out[..., 1:, :])
+        return before + self.step_std * change
+
+    def _told(self, inputs: Tensor) -> Tensor:
+        """The known factors' values (..., C), zero where unknown, out of the RSSM's inputs."""
+        return inputs[..., self.spaces.action : self.spaces.action + len(self.context)]
+
+    def _recurrent(self, inputs: Tensor, before: Tensor) -> Tensor:
+        """What enters the recurrence: values outside the logs are cut to their range there, see `_change`."""
+        inputs = torch.cat([inputs[..., : self.spaces.action], inputs[..., self.spaces.action :].clamp(-CUT, CUT), before], -1)
+        return inputs
+
+    def decode(self, belief: Belief) -> Tensor:
+        """The expected vector observation (..., D), in the log's own units."""
+        scaled = belief.vector if self.carried else self.decoder(belief.feat())
+        return scaled * self.std + self.mean
+
+    def decode_image(self, belief: Belief) -> Tensor:
+        """The expected image (..., 64, 64, 3) in [0, 1]."""
+        if self.image_decoder is None:
+            raise ValueError("this world model was trained without images")
+        deter, rest = belief.deter, torch.cat([belief.stoch, belief.vector], -1)
+        flat = (rearrange(part, "... d -> (...) d") for part in (deter, rest))
+        return self.image_decoder(*flat).reshape(*deter.shape[:-1], 64, 64, 3)
+
+    def predict_reward(self, belief: Belief) -> Tensor:
+        return twohot_mean(self.reward(belief.feat()), self.bins)
+
+    def predict_continuation(self, belief: Belief) -> Tensor:
+        """Probability (...) that the episode has not terminated on arriving here."""
+        return torch.sigmoid(self.continuation(belief.feat()).squeeze(-1))
+
+    def estimate_context(self, belief: Belief) -> tuple[Tensor, Tensor]:
+        """The robot's own estimate of its physics: mean and standard deviation (..., C), scaled as the context."""
+        if self.context_head is None:
+            empty = belief.deter.new_zeros(*belief.deter.shape[:-1], 0)
+            return empty, empty
+        mean, raw = self.context_head(belief.feat()).chunk(2, -1)
+        return mean, nn.functional.softplus(raw) + 0.05
+
+    # -- dynamics -----------------------------------------------------------------------------------------------------
+
+    def initial(self, batch: int) -> Belief:
+        latent = self.rssm.initial(batch)
+        return Belief(latent.deter, latent.stoch, latent.deter.new_zeros(batch, self.carried))
+
+    def action_input(self, action: Tensor, context: Tensor, known: Tensor) -> Tensor:
+        """Actions (..., A) and the context's pairs (..., C) as the RSSM takes them."""
+        return torch.cat([action, context * known, known], -1)
+
+    def inputs(self, batch: Batch, hidden: Tensor) -> Tensor:
+        """RSSM inputs (B, T, ·); where `hidden` (B, T) the model sees what the robot sees: its command, no physics."""
+        labelled = batch.labelled & ~hidden
+        action = torch.where(labelled.unsqueeze(-1), batch.applied_action, batch.action)
+        return self.action_input(action, batch.context, batch.known * labelled.unsqueeze(-1))
+
+    def filter(self, vector: Tensor, image: Tensor | None, inputs: Tensor, is_first: Tensor) -> tuple[Belief, Tensor, Tensor]:
+        """Filter a sequence: beliefs (B, T), the posterior's log probabilities, and the scaled observations before."""
+        scaled = self.scale(vector)
+        before = torch.zeros_like(scaled)
+        before[:, 1:] = scaled[:, :-1] * (~is_first[:, 1:]).unsqueeze(-1)
+        if not self.carried:
+            before, scaled = before[..., :0], scaled[..., :0]
+        recurrent = self._recurrent(inputs, before)
+        latent, posterior = self.rssm.observe(self.encode(vector, image), recurrent, is_first)
+        return Belief(latent.deter, latent.stoch, scaled), posterior, before
+
+    def observe(self, batch: Batch, hidden: bool) -> Belief:
+        """Filter logged segments: beliefs (B, T), as the robot would (`hidden`) or knowing their physics."""
+        mask = torch.full_like(batch.labelled, hidden)
+        return self.filter(batch.vector, batch.image, self.inputs(batch, mask), batch.is_first)[0]
+
+    def observe_step(
+        self, belief: Belief, vector: Tensor, image: Tensor | None, inputs: Tensor, is_first: Tensor | None = None
+    ) -> Belief:
+        """One step of the filter for N machines: vector (N, D), inputs (N, ·) of `action_input`, is_first (N,) bool."""
+        before = belief.vector
+        if is_first is not None:
+            before = before * (~is_first).unsqueeze(-1)
+        token = self.encode(vector, image)
+        latent = self.rssm.observe_step(belief.latent, token, self._recurrent(inputs, before), is_first)
+        return Belief(latent.deter, latent.stoch, self.scale(vector) if self.carried else before)
+
+    def imagine_step(self, belief: Belief, inputs: Tensor, sample: bool = True) -> Belief:
+        """One step without an observation: (N, ...) under inputs (N, ·)."""
+        latent = self.rssm.imagine_step(belief.latent, self._recurrent(inputs, belief.vector), sample)
+        vector = self._change(latent, belief.vector, self._told(inputs)) if self.carried else belief.vector
+        return Belief(latent.deter, latent.stoch, vector)
+
+    def imagine(self, belief: Belief, inputs: Tensor, sample: bool = True) -> Belief:
+        """Open loop: from beliefs (N, ...) under inputs (N, T, ·) to beliefs (N, T, ...)."""
+        beliefs = []
+        for t in range(inputs.shape[1]):
+            belief = self.imagine_step(belief, inputs[:, t], sample)
+            beliefs.append(belief)
+        return Belief(*(torch.stack(parts, 1) for parts in zip(*beliefs, strict=True)))
+
+    # -- training -----------------------------------------------------------------------------------------------------
+
+    def _vector_loss(self, decoded: Tensor, target: Tensor, level: int | slice, weight: Tensor) -> Tensor:
+        """Gaussian log loss (B, T) under the calibrated noise; with unit noise a decoder would not care for centimetres.
+
+        Rybkin et al., "Simple and Effective VAE Training with Calibrated Decoders" (2021): the variance is the running
+        mean squared error itself, here kept per channel and per number of open-loop steps.
+        """
+        unit = self.step_std if self.carried else torch.ones_like(self.step_std)
+        squared = ((decoded - target) / unit) ** 2  # (B, T, D)
+        with torch.no_grad():
+            if self.training:
+                axes = 0 if isinstance(level, slice) else (0, 1)
+                total = weight.sum(axes)
+                error = (squared * weight.unsqueeze(-1)).sum(axes) / total.clamp(min=1).unsqueeze(-1)
+                seen = self.noise[level]
+                # A batch that the optimiser will refuse must leave no trace here either.
+                usable = (total > 0).unsqueeze(-1) & torch.isfinite(error)
+                self.noise[level] = torch.where(usable, seen + 0.02 * (error - seen), seen)
+            variance = self.noise[level].clamp(min=self.config.noise_floor**2)
+        # The logarithm has no gradient, as the variance has none; without it the loss would not fall as the model learns.
+        return 0.5 * (squared / variance + torch.log(variance)).sum(-1) * weight
+
+    def _head_losses(self, belief: Belief, reward: Tensor, alive: Tensor) -> tuple[Tensor, Tensor]:
+        feat = belief.feat()
+        return twohot_loss(self.reward(feat), reward, self.bins), bernoulli_loss(self.continuation(feat).squeeze(-1), alive)
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """One training loss: (scalar, parts without gradient)."""
+        size, length = batch.is_first.shape
+        device = batch.vector.device
+        hidden = (torch.rand(size, 1, device=device) < self.config.context_dropout).expand(size, length)
+        inputs = self.inputs(batch, hidden)
+        beliefs, posterior, before = self.filter(batch.vector, batch.image, inputs, batch.is_first)
+        target = self.scale(batch.vector)
+        alive = (~batch.is_terminal).float()
+        # A carried observation leaves nothing to predict where nothing came before.
+        counted = (~batch.is_first).float() if self.carried else torch.ones(size, length, device=device)
+        decoded = self._change(beliefs.latent, before, self._told(inputs)) if self.carried else self.decoder(beliefs.feat())
+        dynamics, representation = self.rssm.kl(posterior, beliefs.deter)
+        reward, continuation = self._head_losses(beliefs, batch.reward, alive)
+        parts = {
+            "vector": self._vector_loss(decoded, target, 0, counted).mean(),
+            "dynamics": dynamics.mean(),
+            "representation": representation.mean(),
+            "reward": reward.mean(),
+            "continuation": continuation.mean(),
+        }
+        if batch.image is not None:
+            error = (self.decode_image(beliefs) - batch.image.float() / 255) ** 2
+            parts["image"] = error.sum((-3, -2, -1)).mean()
+        if self.context_head is not None:
+            # Only where the model was not told: elsewhere the head would learn to copy.
+            mean, std = self.estimate_context(beliefs)
+            told = batch.known * (hidden & batch.labelled).unsqueeze(-1)
+            nll = 0.5 * ((mean - batch.context) / std) ** 2 + torch.log(std)
+            parts["context"] = (nll * told).sum(-1).mean()
+        if self.config.overshoot:
+            parts.update(self._open_loop_losses(beliefs, inputs, batch, target, alive))
+        scales = {"representation": self.config.representation_scale}
+        total = torch.stack([scales.get(name, 1.0) * part for name, part in parts.items()]).sum()
+        return total, {name: part.detach() for name, part in parts.items()}
+
+    def _open_loop_losses(
+        self, beliefs: Belief, inputs: Tensor, batch: Batch, target: Tensor, alive: Tensor
+    ) -> dict[str, Tensor]:
+        """From two random states of each segment, imagine under the logged actions and compare with what came.
+
+        The filter's loss teaches one step ahead; dreams are many, and errors that feed back are only seen this way.
+        """
+        size, length = batch.is_first.shape
+        steps = min(self.config.overshoot, length - 1)
+        start = torch.randint(0, length - steps, (2 * size,), device=inputs.device)
+        row = repeat(torch.arange(size, device=inputs.device), "b -> (two b)", two=2)
+        ahead = start.unsqueeze(-1) + torch.arange(1, steps + 1, device=inputs.device)  # (2B, K)
+        pick = (row.unsqueeze(-1), ahead)
+        # Past the end of its episode a rollout has nothing to be compared with.
+        weight = torch.cumprod((~batch.is_first[pick]).float(), 1)
+        imagined = self.imagine(beliefs.at(row, start), inputs[pick])
+        reward, continuation = self._head_losses(imagined, batch.reward[pick], alive[pick])
+        decoded = imagined.vector if self.carried else self.decoder(imagined.feat())
+        vector = self._vector_loss(decoded, target[pick], slice(1, steps + 1), weight)
+        count = weight.sum().clamp(min=1)
+        return {
+            "open_loop_vector": vector.sum() / count,
+            "open_loop_reward": (reward * weight).sum() / count,
+            "open_loop_continuation": (continuation * weight).sum() / count,
+        }

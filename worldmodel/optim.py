@@ -1,0 +1,96 @@
+"""LaProp with adaptive gradient clipping and warm-up, as DreamerV3 trains with; steps that are not finite are skipped.
+
+Sources: Ziyin et al., "LaProp" (2020); Brock et al., "High-Performance Large-Scale Image Recognition Without
+Normalization" (2021), for the clipping; `embodied/jax/opt.py` for how they are combined.
+"""
+
+# Torch's operations over lists of tensors have no public names; its own optimisers use these.
+# pyright: reportPrivateImportUsage=false
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+
+class LaProp(torch.optim.Optimizer):
+    """RMS-normalise first, then take momentum, so a small second-moment constant stays safe.
+
+    Args:
+        params: parameters, or groups of them.
+        lr: learning rate after warm-up.
+        warmup: steps of linear warm-up.
+        clip: a parameter's gradient is cut to this share of the parameter's norm.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter],
+        lr: float,
+        warmup: int = 1000,
+        clip: float = 0.3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-20,
+        min_norm: float = 1e-3,
+    ) -> None:
+        defaults = {"lr": lr, "warmup": warmup, "clip": clip, "betas": betas, "eps": eps, "min_norm": min_norm}
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure=None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if not params:
+                continue
+            for p in params:
+                if not self.state[p]:
+                    self.state[p] = {"nu": torch.zeros_like(p), "mu": torch.zeros_like(p), "step": torch.zeros(())}
+            nus, mus = [self.state[p]["nu"] for p in params], [self.state[p]["mu"] for p in params]
+            steps = [self.state[p]["step"] for p in params]
+            torch._foreach_add_(steps, 1)
+            count = float(steps[0])
+            beta1, beta2 = group["betas"]
+            grads = [p.grad for p in params]
+            upper = torch._foreach_norm(params)
+            torch._foreach_clamp_min_(upper, group["min_norm"])
+            torch._foreach_mul_(upper, group["clip"])
+            ratio = torch._foreach_div(torch._foreach_norm(grads), upper)
+            torch._foreach_clamp_min_(ratio, 1.0)
+            grads = torch._foreach_div(grads, ratio)
+            torch._foreach_mul_(nus, beta2)
+            torch._foreach_addcmul_(nus, grads, grads, 1 - beta2)
+            scale = torch._foreach_div(nus, 1 - beta2**count)
+            torch._foreach_sqrt_(scale)
+            torch._foreach_add_(scale, group["eps"])
+            torch._foreach_mul_(mus, beta1)
+            torch._foreach_add_(mus, torch._foreach_div(grads, scale), alpha=1 - beta1)
+            lr = group["lr"] * min(1.0, count / max(1, group["warmup"]))
+            torch._foreach_add_(params, mus, alpha=-lr / (1 - beta1**count))
+
+
+class SafeStep:
+    """One optimiser step that refuses numbers that are not finite and counts the refusals.
+
+    `skipped_in_a_row` past a few tells the caller to restore the last good state (DESIGN.md, decision 12).
+    """
+
+    def __init__(self, optimizer: LaProp) -> None:
+        self.optimizer = optimizer
+        self.skipped = 0
+        self.skipped_in_a_row = 0
+
+    def __call__(self, loss: torch.Tensor) -> bool:
+        """Backpropagate and step; False if the loss or a gradient was not finite and nothing was changed."""
+        self.optimizer.zero_grad(set_to_none=True)
+        finite = bool(torch.isfinite(loss))
+        if finite:
+            loss.backward()
+            grads = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+            finite = bool(torch.isfinite(torch.stack(torch._foreach_norm(grads)).sum()))
+        if not finite:
+            self.skipped += 1
+            self.skipped_in_a_row += 1
+            return False
+        self.skipped_in_a_row = 0
+        self.optimizer.step()
+        return True

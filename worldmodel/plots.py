@@ -1,0 +1,116 @@
+"""Plots of a training run, as PNG files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+MODEL, PERSISTENCE, LOG = "#0b68b0", "#8a8f99", "#1b1d21"
+
+
+@dataclass
+class Trace:
+    """One held-out stretch: what was logged, and what was foretold from its start and the actions alone.
+
+    Arrays are (T, C) in the channels' own units, C as in `open_loop_plot`'s `channel_names`.
+    """
+
+    title: str
+    seconds: np.ndarray  # (T,) since the model last saw an observation
+    log: np.ndarray
+    open_loop: np.ndarray
+    persistence: np.ndarray
+
+
+@dataclass
+class ChannelErrors:
+    """Root mean square error by horizon, (H, C) in the channels' own units, C as in `Trace`."""
+
+    seconds: np.ndarray  # (H,)
+    model: np.ndarray
+    persistence: np.ndarray
+
+
+def open_loop_plot(
+    path: Path,
+    horizon: Sequence[int],
+    model: Sequence[float],
+    persistence: Sequence[float],
+    channel_names: Sequence[str] = (),
+    examples: Sequence[Trace] = (),
+    channel_errors: ChannelErrors | None = None,
+) -> Path:
+    """Error by horizon beside persistence, then a row for each channel: its error and example traces.
+
+    The file is complete or not there at all.
+
+    Args:
+        horizon: control steps ahead.
+        model: RMSE over all channels, each divided by its standard deviation in the logs.
+        channel_names: the channels (with units) that the examples show.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = len(channel_names) if examples else 0
+    before = int(channel_errors is not None)
+    columns = max(1, before + len(examples))
+    figure = Figure(figsize=(max(7.5, 3.4 * columns), 3.6 + 2.1 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.add_gridspec(1 + rows, columns, height_ratios=[1.6] + [1.0] * rows)
+
+    axes = figure.add_subplot(grid[0, :])
+    axes.plot(horizon, persistence, "--", color=PERSISTENCE, label="persistence: nothing moves")
+    axes.plot(horizon, model, "-", color=MODEL, lw=2, marker="o", ms=3.5, label="world model, open loop")
+    axes.set(xlabel="control steps ahead", ylabel="error, in standard\ndeviations of each channel")
+    axes.set_title("Held-out logs: the model sees the start and the actions only", loc="left", fontsize=11)
+    axes.set_ylim(bottom=0)
+    _finish(axes)
+    axes.legend(frameon=False, fontsize=9)
+
+    for c, name in enumerate(channel_names[:rows]):
+        if channel_errors is not None:
+            axes = figure.add_subplot(grid[1 + c, 0])
+            axes.plot(channel_errors.seconds, channel_errors.persistence[:, c], "--", color=PERSISTENCE)
+            axes.plot(channel_errors.seconds, channel_errors.model[:, c], "-", color=MODEL, lw=2)
+            axes.set_ylim(bottom=0)
+            _finish(axes)
+            axes.set_ylabel(name, fontsize=9)
+            if c == 0:
+                axes.set_title("root mean square error", fontsize=9, loc="left")
+            if c == rows - 1:
+                axes.set_xlabel("seconds ahead", fontsize=9)
+        first = None
+        for e, example in enumerate(examples):
+            axes = figure.add_subplot(grid[1 + c, before + e], sharey=first)
+            first = first or axes
+            axes.plot(example.seconds, example.persistence[:, c], "--", color=PERSISTENCE, lw=1.2)
+            axes.plot(example.seconds, example.log[:, c], color=LOG, lw=1.6, label="log")
+            axes.plot(example.seconds, example.open_loop[:, c], color=MODEL, lw=1.8, label="open loop")
+            _finish(axes)
+            if e == 0 and not before:
+                axes.set_ylabel(name, fontsize=9)
+            if c == 0:
+                axes.set_title(example.title, fontsize=9, loc="left")
+            if c == 0 and e == 0:
+                axes.legend(frameon=False, fontsize=8)
+            if c == rows - 1:
+                axes.set_xlabel("seconds", fontsize=9)
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(path.name + ".part")
+    figure.savefig(aside, format="png", dpi=110)
+    os.replace(aside, path)
+    return path
+
+
+def _finish(axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25, lw=0.6)
+    axes.margins(x=0.01)
+    axes.tick_params(labelsize=8)

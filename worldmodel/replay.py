@@ -1,0 +1,169 @@
+"""The one place that turns logged episodes (Gymnasium's order) into the RSSM's order, as segments `(B, T)`.
+
+In the RSSM's order row t holds what arrived together: the observation, and the action, push and reward of the step that
+led to it. An episode's first row carries none of these. Actions are scaled to [-1, 1] by the bounds in the schema.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from configs import UserError
+from worldmodel.context import PUSH, ContextSpec
+from worldmodel.storage import LogReader
+
+
+@dataclass
+class Batch:
+    """Segments of B by T; C is the number of context factors."""
+
+    vector: Tensor  # (B, T, D) in the log's own units
+    image: Tensor | None  # (B, T, 64, 64, 3) uint8
+    action: Tensor  # (B, T, A) the command that led here
+    applied_action: Tensor  # (B, T, A) what reached the motors
+    context: Tensor  # (B, T, C) scaled
+    known: Tensor  # (B, T, C) 0 or 1
+    labelled: Tensor  # (B, T) bool: the physics of this episode is known
+    reward: Tensor  # (B, T)
+    is_first: Tensor  # (B, T) bool: an episode's first row, and a segment's
+    is_terminal: Tensor  # (B, T) bool
+    next_action: Tensor  # (B, T, A) the command given here (zero on an episode's last row)
+    is_last: Tensor  # (B, T) bool
+    episode: np.ndarray  # (B, T) index into the log
+    step: np.ndarray  # (B, T) step within the episode
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Scales of a log's channels, in the log's own units; a channel that never moves has `std` 1."""
+
+    mean: np.ndarray  # (D,)
+    std: np.ndarray  # (D,)
+    step_std: np.ndarray  # (D,) of the change from one row to the next
+
+
+class Replay:
+    """Random segments of a log folder, gathered from memory-mapped rows: data larger than memory train.
+
+    Args:
+        reader: an opened log.
+        episodes: which episodes to use (a training or a held-out split); default all.
+        terminal_share: share of segments that are placed so as to hold an episode's termination, if any is logged.
+            Falls are rare and matter most.
+    """
+
+    def __init__(
+        self,
+        reader: LogReader,
+        context: ContextSpec,
+        episodes: Sequence[int] | None = None,
+        terminal_share: float = 0.2,
+    ) -> None:
+        self.reader, self.context = reader, context
+        self.episodes = np.arange(len(reader)) if episodes is None else np.asarray(episodes)
+        if not len(self.episodes):
+            raise UserError("no episodes to learn from: record or give more (at least 2, one is held out)")
+        index = reader.episodes
+        self.start = np.array([e["start"] for e in index], np.int64)
+        self.length = np.array([e["length"] for e in index], np.int64)  # steps; one row more
+        self.terminated = np.array([e["terminated"] for e in index], bool)
+        low, high = (np.asarray(reader.schema["action"][key], np.float32) for key in ("low", "high"))
+        self.action_centre = (low + high) / 2
+        self.action_scale = np.where(high > low, (high - low) / 2, 1.0).astype(np.float32)
+        encoded = [context.encode(e["physics"]) for e in index]
+        self.values = np.stack([v for v, _ in encoded])
+        self.known = np.stack([k for _, k in encoded])
+        self.labelled = np.array([bool(e["physics"]) for e in index])
+        # A permuted or split log is laid end to end virtually; a segment runs over episode borders and resets there.
+        rows = self.length[self.episodes] + 1
+        self.offset = np.concatenate([[0], np.cumsum(rows)])
+        self.total = int(self.offset[-1])
+        self.terminals = np.flatnonzero(self.terminated[self.episodes])
+        self.terminal_share = terminal_share if len(self.terminals) else 0.0
+
+    def sample(self, batch: int, length: int, rng: np.random.Generator) -> Batch:
+        """Segments (batch, length) that start anywhere and go on into the next episode where one ends."""
+        at = rng.integers(0, self.total, batch)
+        forced = rng.random(batch) < self.terminal_share
+        if forced.any():
+            ends = self.offset[self.terminals[rng.integers(0, len(self.terminals), int(forced.sum()))] + 1] - 1
+            at[forced] = ends - rng.integers(0, length, int(forced.sum()))
+        return self.gather((at[:, None] + np.arange(length)) % self.total)
+
+    def whole(self, which: Sequence[int], length: int) -> Batch:
+        """The first `length` rows of given episodes (positions in this replay's list), padded by repeating the last."""
+        chosen = np.asarray(which)
+        rows = np.minimum(np.arange(length), self.length[self.episodes[chosen]][:, None])
+        return self.gather(self.offset[chosen][:, None] + rows)
+
+    def gather(self, virtual: np.ndarray) -> Batch:
+        """(B, T) virtual row numbers to a batch."""
+        position = np.searchsorted(self.offset, virtual, side="right") - 1
+        episode = self.episodes[position]
+        step = virtual - self.offset[position]
+        row = self.start[episode] + step
+        rows = self.reader.rows
+        here, before = rows[row], rows[np.maximum(row - 1, 0)]
+        first = step == 0
+        first[:, 0] = True  # a segment begins without memory, wherever it starts
+        started = step > 0  # the step that led here exists, though the segment may not hold it
+        last = step == self.length[episode]
+        context, known = self.values[episode].copy(), self.known[episode]
+        if PUSH in self.context.names:
+            column = self.context.names.index(PUSH)
+            context[..., column] = np.where(started, before["push"] / self.context.scale[column], 0.0)
+
+        def scaled(action: np.ndarray, given: np.ndarray) -> Tensor:
+            within = (action - self.action_centre) / self.action_scale
+            return torch.from_numpy(within * given[..., None].astype(np.float32))
+
+        image = np.ascontiguousarray(here["image"]) if "image" in (rows.dtype.names or ()) else None
+        return Batch(
+            vector=torch.from_numpy(np.ascontiguousarray(here["vector"])),
+            image=None if image is None else torch.from_numpy(image),
+            action=scaled(before["action"], started),
+            applied_action=scaled(before["applied_action"], started),
+            context=torch.from_numpy(context.astype(np.float32)),
+            known=torch.from_numpy(known),
+            labelled=torch.from_numpy(self.labelled[episode]),
+            reward=torch.from_numpy(np.where(started, before["reward"], 0.0).astype(np.float32)),
+            is_first=torch.from_numpy(first),
+            is_terminal=torch.from_numpy(last & self.terminated[episode]),
+            next_action=scaled(here["action"], ~last),
+            is_last=torch.from_numpy(last),
+            episode=episode,
+            step=step,
+        )
+
+    def some_rows(self, limit: int = 200_000) -> tuple[np.ndarray, np.ndarray]:
+        """Row numbers in the log of at most about `limit` rows, whole episodes, and which begin an episode."""
+        episodes = self.episodes[:: max(1, self.total // limit)]
+        counts = self.length[episodes] + 1
+        step = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        return np.repeat(self.start[episodes], counts) + step, step == 0
+
+    def statistics(self) -> Statistics:
+        """Scales of the channels over these episodes, or over some of them where they are many."""
+        rows, begins = self.some_rows()
+        vector = self.reader.rows["vector"][rows].astype(np.float64)
+        self._check_finite(rows, vector)
+        std = vector.std(0)
+        std = np.where(std > 1e-6, std, 1.0)
+        # A channel that never moves within an episode (a goal) would ask for infinite precision.
+        step_std = np.maximum(np.diff(vector, axis=0)[~begins[1:]].std(0), 1e-3 * std)
+        return Statistics(*(x.astype(np.float32) for x in (vector.mean(0), std, step_std)))
+
+    def _check_finite(self, rows: np.ndarray, vector: np.ndarray) -> None:
+        """Logs that `LogWriter` wrote hold no NaN; others may have written these."""
+        if np.isfinite(vector).all():
+            return
+        at, channel = np.argwhere(~np.isfinite(vector))[0]
+        episode = int(np.searchsorted(self.start, rows[at], side="right")) - 1
+        row = rows[at] - self.start[episode]
+        raise UserError(
+            f"{self.reader.folder}: episode {episode} has {vector[at, channel]} in row {row}, channel {channel}; "
+            "cut or repair the log there"
+        )

@@ -1,0 +1,156 @@
+"""The recurrent state-space model of DreamerV3: a deterministic path `deter` and categorical latents `stoch`.
+
+Source: `dreamerv3/rssm.py` of the official code, arXiv 2301.04104. Shapes: B batch, T time, A action (with the context
+beside it), E tokens, D deter, S categoricals, C classes.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from worldmodel.distributions import categorical_kl, categorical_log_probs, mode_one_hot, sample_one_hot
+from worldmodel.nets import MLP, BlockLinear, Linear, NormedLinear, RMSNorm, truncated_normal_
+
+
+class State(NamedTuple):
+    """One latent state a row: `deter` (..., D), `stoch` (..., S * C) one-hot."""
+
+    deter: Tensor
+    stoch: Tensor
+
+    def feat(self) -> Tensor:
+        return torch.cat([self.deter, self.stoch], -1)
+
+    def __getitem__(self, index) -> "State":  # pyright: ignore[reportIncompatibleMethodOverride]
+        return State(self.deter[index], self.stoch[index])
+
+    def detach(self) -> "State":
+        return State(self.deter.detach(), self.stoch.detach())
+
+
+@dataclass(frozen=True)
+class RSSMConfig:
+    """Sizes of the RSSM; the defaults are the official size1m."""
+
+    deter: int = 512
+    hidden: int = 64
+    stoch: int = 32
+    classes: int = 4
+    blocks: int = 8
+    free_nats: float = 1.0
+
+
+class RSSM(nn.Module):
+    def __init__(self, config: RSSMConfig, tokens: int, actions: int) -> None:
+        super().__init__()
+        self.config = c = config
+        self.flat = c.stoch * c.classes
+        self.in_deter = NormedLinear(c.deter, c.hidden)
+        self.in_stoch = NormedLinear(self.flat, c.hidden)
+        self.in_action = NormedLinear(actions, c.hidden)
+        self.core = BlockLinear(c.deter + c.blocks * 3 * c.hidden, c.deter, c.blocks)
+        self.core_norm = RMSNorm(c.deter)
+        self.gates = BlockLinear(c.deter, 3 * c.deter, c.blocks)
+        self.prior = nn.Sequential(MLP(c.deter, c.hidden, 2), Linear(c.hidden, self.flat))
+        # One linear map of deter and tokens together, kept as two so that the tokens' half leaves the time loop.
+        self.posterior_deter = Linear(c.deter, c.hidden)
+        self.posterior_tokens = nn.Linear(tokens, c.hidden, bias=False)
+        for part in (self.posterior_deter, self.posterior_tokens):
+            truncated_normal_(part.weight, c.deter + tokens)
+        self.posterior_norm = RMSNorm(c.hidden)
+        self.posterior_out = Linear(c.hidden, self.flat)
+
+    @property
+    def feat_size(self) -> int:
+        return self.config.deter + self.flat
+
+    def initial(self, batch: int) -> State:
+        like = self.core.bias
+        return State(like.new_zeros(batch, self.config.deter), like.new_zeros(batch, self.flat))
+
+    def _log_probs(self, logits: Tensor) -> Tensor:
+        return categorical_log_probs(rearrange(logits, "... (s c) -> ... s c", s=self.config.stoch))
+
+    def _step(self, state: State, action_in: Tensor) -> Tensor:
+        """Next deter (B, D) from a state and the already projected action (B, hidden)."""
+        c = self.config
+        shared = torch.cat([self.in_deter(state.deter), self.in_stoch(state.stoch), action_in], -1)
+        own = rearrange(state.deter, "b (g d) -> b g d", g=c.blocks)
+        x = torch.cat([own, shared.unsqueeze(1).expand(-1, c.blocks, -1)], -1)
+        x = F.silu(self.core_norm(self.core(rearrange(x, "b g d -> b (g d)"))))
+        gates = rearrange(self.gates(x), "b (g three d) -> three b (g d)", g=c.blocks, three=3)
+        candidate = torch.tanh(torch.sigmoid(gates[0]) * gates[1])
+        update = torch.sigmoid(gates[2] - 1)
+        return update * candidate + (1 - update) * state.deter
+
+    def _posterior(self, deter: Tensor, token_in: Tensor) -> Tensor:
+        x = F.silu(self.posterior_norm(self.posterior_deter(deter) + token_in))
+        return self._log_probs(self.posterior_out(x))
+
+    def prior_log_probs(self, deter: Tensor) -> Tensor:
+        return self._log_probs(self.prior(deter))
+
+    def observe(
+        self, tokens: Tensor, action: Tensor, is_first: Tensor, state: State | None = None
+    ) -> tuple[State, Tensor]:
+        """Filter a sequence.
+
+        Args:
+            tokens: (B, T, E) encoded observations.
+            action: (B, T, A) the action (and context) that led to each observation.
+            is_first: (B, T) bool; there the state and the previous action are forgotten.
+
+        Returns:
+            States (B, T, ...) and the posterior's log probabilities (B, T, S, C).
+        """
+        state = self.initial(tokens.shape[0]) if state is None else state
+        keep = (~is_first).to(tokens.dtype).unsqueeze(-1)
+        # Whatever does not depend on the recurrence is done once for the whole sequence.
+        action_in = self.in_action(action * keep)
+        token_in = self.posterior_tokens(tokens)
+        deters, stochs, log_probs = [], [], []
+        for t in range(tokens.shape[1]):
+            state = State(state.deter * keep[:, t], state.stoch * keep[:, t])
+            deter = self._step(state, action_in[:, t])
+            log_prob = self._posterior(deter, token_in[:, t])
+            state = State(deter, rearrange(sample_one_hot(log_prob), "b s c -> b (s c)"))
+            deters.append(deter)
+            stochs.append(state.stoch)
+            log_probs.append(log_prob)
+        return State(torch.stack(deters, 1), torch.stack(stochs, 1)), torch.stack(log_probs, 1)
+
+    def observe_step(self, state: State, token: Tensor, action: Tensor, is_first: Tensor | None = None) -> State:
+        """One step of the filter, for acting: (B, E), (B, A), (B,) bool."""
+        if is_first is not None:
+            keep = (~is_first).to(token.dtype).unsqueeze(-1)
+            state, action = State(state.deter * keep, state.stoch * keep), action * keep
+        deter = self._step(state, self.in_action(action))
+        log_prob = self._posterior(deter, self.posterior_tokens(token))
+        return State(deter, rearrange(sample_one_hot(log_prob), "b s c -> b (s c)"))
+
+    def imagine_step(self, state: State, action: Tensor, sample: bool = True) -> State:
+        """One step without an observation: the latent is drawn from the prior, or is its mode."""
+        deter = self._step(state, self.in_action(action))
+        log_prob = self.prior_log_probs(deter)
+        stoch = sample_one_hot(log_prob) if sample else mode_one_hot(log_prob)
+        return State(deter, rearrange(stoch, "b s c -> b (s c)"))
+
+    def imagine(self, state: State, action: Tensor, sample: bool = True) -> State:
+        """Open loop: from states (B, ...) under actions (B, T, A) to states (B, T, ...)."""
+        deters, stochs = [], []
+        for t in range(action.shape[1]):
+            state = self.imagine_step(state, action[:, t], sample)
+            deters.append(state.deter)
+            stochs.append(state.stoch)
+        return State(torch.stack(deters, 1), torch.stack(stochs, 1))
+
+    def kl(self, posterior: Tensor, deter: Tensor) -> tuple[Tensor, Tensor]:
+        """Dynamics and representation loss (B, T) with free nats, from posterior log probs and their deters."""
+        prior = self.prior_log_probs(deter)
+        dynamics = categorical_kl(posterior.detach(), prior).clamp(min=self.config.free_nats)
+        representation = categorical_kl(posterior, prior.detach()).clamp(min=self.config.free_nats)
+        return dynamics, representation

@@ -1,0 +1,268 @@
+"""`train-world-model` at work: from a run folder and the user's options to a trained, judged and saved world model."""
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from configs import UserError, from_dict, load_yaml, packaged, to_dict
+from worldmodel import checkpoint, results
+from worldmodel.cli import TrainWorldModel
+from worldmodel.console import Screen, clock
+from worldmodel.evaluation import OpenLoop
+from worldmodel.log_format import SCHEMA
+from worldmodel.logs.npz import as_log_folder
+from worldmodel.model import ModelConfig
+from worldmodel.storage import LogReader
+from worldmodel.tracking import Tracker
+from worldmodel.trainer import NAME, Trainer, TrainerConfig
+
+SAVE_EVERY_S = 60.0
+LOOK_EVERY_S = 60.0  # at the held-out logs; the first time after a third of it
+LOOK_SHARE = 0.05  # of the time, at most, goes into looking
+LOG_EVERY = 50  # steps
+OURS = {"config.yaml", "episodes", "episodes.importing", "checkpoints", "plots", "wandb", "metrics.jsonl"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run is, in its `config.yaml`. A night that goes on from it adds keys of its own."""
+
+    task: str
+    seed: int
+    size: str
+    data: str  # folder of the logs; empty for the run's own `episodes`
+    trainer: TrainerConfig
+
+
+def train_world_model(options: TrainWorldModel) -> None:
+    _check(options)
+    folder = options.run
+    before = _settings_of(folder)
+    size_name = options.size or before.get("size", "laptop")
+    if before and size_name != before["size"] and checkpoint.exists(folder / "checkpoints", NAME):
+        raise UserError(f"{folder} holds a model of size {before['size']}; leave --size out, or give a new --run")
+    size = from_dict(ModelConfig, packaged("sizes", size_name), f"size {size_name}")
+    seed = options.seed if options.seed is not None else int(before.get("seed", 0))
+    chosen = {name: value for name in ("batch", "length", "lr") if (value := getattr(options, name)) is not None}
+    config = replace(from_dict(TrainerConfig, before.get("trainer", {}), f"{folder}/config.yaml: trainer"), **chosen)
+    with Screen("learning the world model") as screen:
+        reader = _open_logs(options, folder, before, screen)
+        task = reader.schema["task"]
+        if before and before["task"] != task:
+            raise UserError(f"{folder} is a run of {before['task']}, these logs are of {task}; give a new --run")
+        trainer = Trainer(reader, size, config, seed)
+        goes_on = checkpoint.exists(folder / "checkpoints", NAME)
+        if goes_on:
+            trainer.restore(folder / "checkpoints")
+        own = reader.folder.resolve() == (folder / "episodes").resolve()
+        settings = Settings(task, seed, size_name, "" if own else str(reader.folder.resolve()), config)
+        text = yaml.safe_dump({**before, **to_dict(settings)}, sort_keys=False)
+        checkpoint.write_atomically(folder / "config.yaml", text.encode())
+        _introduce(screen, trainer, folder if goes_on else None, size_name)
+        Session(options, settings, trainer, screen).run()
+
+
+def _check(options: TrainWorldModel) -> None:
+    if options.minutes is not None and options.steps is not None:
+        raise UserError("--minutes and --steps exclude each other; give one")
+    least = {"minutes": 0, "steps": 1, "batch": 1, "length": 2, "lr": 0}
+    for name, low in least.items():
+        value = getattr(options, name)
+        if value is not None and (value < low or value == 0 or not np.isfinite(value)):
+            raise UserError(f"--{name} is {value:g}; give {'a number above 0' if low == 0 else f'{low} or more'}")
+
+
+def _settings_of(folder: Path) -> dict[str, Any]:
+    """An earlier run's settings, empty for a new run."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; --run takes a folder, a new one or an earlier run's")
+    path = folder / "config.yaml"
+    if path.exists():
+        settings = load_yaml(path)
+        for key in ("task", "size"):
+            if not isinstance(settings.get(key), str):
+                raise UserError(f"{path} lacks {key}: it is no run's; give a new --run")
+        return settings
+    if folder.is_dir() and (strange := sorted(entry.name for entry in folder.iterdir() if entry.name not in OURS)):
+        held = ", ".join(strange[:3]) + (", ..." if len(strange) > 3 else "")
+        raise UserError(f"{folder} is no run folder (it holds {held}); give a new or empty one, or an earlier run's")
+    return {}
+
+
+def _open_logs(options: TrainWorldModel, folder: Path, before: dict[str, Any], screen: Screen) -> LogReader:
+    if options.data is None:
+        if not before and not (folder / "episodes" / SCHEMA).exists():
+            raise UserError("--data is missing: give the logs, a folder that record-rollouts wrote or an .npz file")
+        return LogReader(before.get("data") or folder / "episodes")
+    logs = as_log_folder(options.data, folder / "episodes", options.mapping)
+    if logs != options.data:
+        screen.say(f"Imported {options.data} to {logs}")
+    return LogReader(logs)
+
+
+def _introduce(screen: Screen, trainer: Trainer, goes_on: Path | None, size: str) -> None:
+    reader, model = trainer.reader, trainer.model
+    hz = float(reader.schema["control_hz"])
+    steps = int(trainer.replay.length.sum())
+    parameters = sum(p.numel() for p in model.parameters())
+    screen.say(
+        f"Logs: {reader.folder}, {steps:,} steps of {reader.schema['task']} "
+        f"({clock(steps / hz)} at {hz:g} Hz) in {len(reader)} episodes, "
+        f"{len(trainer.held_out.episodes)} of them held out"
+    )
+    ranges = {name: model.context.range_of(name) for name in model.context.names}
+    told = ", ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in ranges.items())
+    screen.say(f"Physics that the model can be told: {told or 'none (the logs label none that varies)'}")
+    screen.say(f"Model: size {size}, {parameters:,} parameters")
+    if goes_on:
+        screen.say(f"Going on from step {trainer.steps:,} of {goes_on}")
+    for text in _first_look(trainer):
+        screen.note(text)
+
+
+def _first_look(trainer: Trainer) -> list[str]:
+    """What can be seen before the first step to stand in the way."""
+    schema, log = trainer.reader.schema, trainer.reader.rows
+    numbers, begins = trainer.replay.some_rows(50_000)
+    rows = log[numbers]
+    channels = results.channel_names(schema, rows["vector"].shape[1])
+    notes = []
+    if still := _constant(channels, rows["vector"]):
+        notes.append(f"nothing to learn in {still}: never changes in the logs")
+    if still := _constant(schema["action"]["names"], rows["action"][~np.roll(begins, -1)]):
+        notes.append(f"the command {still} never changes in the logs: the model cannot learn what it does")
+    return notes
+
+
+def _constant(names: Sequence[str], values: np.ndarray) -> str:
+    return ", ".join(name for name, spread in zip(names, np.ptp(values, axis=0), strict=True) if spread == 0)
+
+
+class Session:
+    """The loop: steps, and now and then a look at the held-out logs, a checkpoint, a line."""
+
+    def __init__(self, options: TrainWorldModel, settings: Settings, trainer: Trainer, screen: Screen) -> None:
+        self.options, self.trainer, self.screen, self.folder = options, trainer, screen, options.run
+        self.seconds = 60 * (options.minutes if options.minutes is not None else 10.0)
+        self.first_step, self.begun = trainer.steps, time.monotonic()
+        self.stopped_by, self.told = "", 0
+        self.tracker = self._tracker(settings)
+
+    def _tracker(self, settings: Settings) -> Tracker:
+        """The W&B run's id is kept, so that its curves go on where the run goes on."""
+        file = self.folder / "wandb" / "run-id"
+        run_id = file.read_text().strip() if file.exists() else None
+        tracker = Tracker(self.folder, self.options.wandb, to_dict(settings), run_id or None, warn=self.screen.note)
+        if tracker.run_id and tracker.run_id != run_id:
+            checkpoint.write_atomically(file, tracker.run_id.encode())
+        return tracker
+
+    def run(self) -> None:
+        with self._stop_on_signals():
+            self.begun = time.monotonic()
+            saved = self.begun
+            look_at = self.begun + LOOK_EVERY_S / 3
+            while (share := self._share()) < 1:
+                metrics = self.trainer.update(share)
+                self._tell_trouble()
+                now = time.monotonic()
+                self._show(share, now, metrics)
+                if self.trainer.steps % LOG_EVERY == 0:
+                    self._log("world_model", metrics)
+                if now - saved > SAVE_EVERY_S:
+                    self.trainer.save(self.folder / "checkpoints")
+                    saved = time.monotonic()
+                if now > look_at:
+                    self._look()
+                    took = time.monotonic() - now
+                    look_at = time.monotonic() + max(LOOK_EVERY_S, took / LOOK_SHARE)
+            if self.trainer.steps > self.first_step or not checkpoint.exists(self.folder / "checkpoints", NAME):
+                self.trainer.save(self.folder / "checkpoints")
+            result = self._look(starts=256)
+            self.screen.complete()
+            self._conclude(result)
+            self.tracker.finish()
+
+    def _share(self) -> float:
+        if self.stopped_by:
+            return 1.0
+        if self.options.steps is not None:
+            return self.trainer.steps / self.options.steps
+        return (time.monotonic() - self.begun) / self.seconds
+
+    def _show(self, share: float, now: float, metrics: dict[str, float]) -> None:
+        took, made = now - self.begun, self.trainer.steps - self.first_step
+        left = self.seconds - took
+        if self.options.steps is not None:
+            left = took / made * (self.options.steps - self.trainer.steps)
+        text = f"step {self.trainer.steps:,}, {made / took:.1f} a second, loss {metrics['loss']:.2f}"
+        self.screen.progress(share, left, text)
+
+    def _look(self, starts: int = 64) -> OpenLoop:
+        """Held-out open-loop error: to the screen, the plot, the metrics and W&B."""
+        result = self.trainer.evaluate(starts=starts)
+        self.screen.say(f"  step {self.trainer.steps:,}: {results.held_out_line(result)}")
+        self._tell_trouble()
+        self._log("held_out", results.scalars(result))
+        plot = results.save_plot(self.folder / "plots", self.trainer.reader.schema, result, self.trainer.steps)
+        self.tracker.log_figure("held_out/open_loop", plot, self.trainer.steps)
+        return result
+
+    def _log(self, phase: str, values: dict[str, float]) -> None:
+        step, seconds = self.trainer.steps, round(time.monotonic() - self.begun, 2)
+        with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps({"phase": phase, "step": step, "seconds": seconds, **values}) + "\n")
+        self.tracker.log({phase: values}, step)
+
+    def _tell_trouble(self) -> None:
+        for text in self.trainer.trouble[self.told :]:
+            self.screen.note(text)
+        self.told = len(self.trainer.trouble)
+
+    def _conclude(self, result: OpenLoop) -> None:
+        say, folder, trainer = self.screen.say, self.folder, self.trainer
+        for line in results.channel_lines(trainer.reader.schema, result):
+            say(f"  {line}")
+        made, took = trainer.steps - self.first_step, clock(time.monotonic() - self.begun)
+        if self.stopped_by:
+            say(f"Stopped by {self.stopped_by}, all is saved: {made:,} steps in {took}, {trainer.steps:,} in all")
+        elif made:
+            say(f"Done: {made:,} steps in {took}, {trainer.steps:,} in all")
+        else:
+            say(f"Nothing to do: {trainer.steps:,} steps were made before; give a larger --steps, or --minutes")
+        if trainer.safe_step.skipped:
+            say(f"{trainer.safe_step.skipped} steps were skipped, because numbers were not finite")
+        say(f"  {folder}/plots/open_loop.png    held-out logs beside what the model foretold")
+        say(f"  {folder}/metrics.jsonl          every figure by step")
+        say(f"  {folder}/checkpoints/           the model")
+        say("Next:")
+        say(f"  train-world-model --run {folder} --minutes 10    # learn on")
+        say(f"  dream --run {folder} --hours 1                   # dream what-ifs in it, train the policy on them")
+
+    @contextmanager
+    def _stop_on_signals(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM end the loop in good order; a second one ends at once."""
+
+        def asked(number: int, _frame: object) -> None:
+            if self.stopped_by:
+                raise KeyboardInterrupt
+            self.stopped_by = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, asked) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -1,0 +1,232 @@
+"""A log folder: episodes on disk, safe against crashes, appendable, readable by others.
+
+    rows.npy        standard NPY (numpy's format 1.0), one structured row an observation: a field for each observation
+                    key, then action, applied_action, reward, push. An episode of T steps takes T + 1 rows; its last
+                    row has no action, and zeros in its place. `np.load("rows.npy", mmap_mode="r")` reads it.
+    episodes.jsonl  one line of JSON an episode: start (its first row), length (T), terminated, truncated, physics,
+                    info, crc32 (of its rows' bytes, continued over the line's own text without the crc32 entry).
+    schema.json     task, control_hz, and names, shapes, bounds of what the rows hold.
+
+The index decides what exists. An append writes the rows, syncs, writes the index line, syncs, and last corrects the
+row count in the NPY header, which only readers other than this module use. Whatever a crash leaves behind the last
+complete index line is a torn tail: readers ignore it, the next writer cuts it off.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from configs import UserError
+from worldmodel import log_format
+from worldmodel.episode import Episode
+from worldmodel.log_format import INDEX, ROWS, SCHEMA, STEP_FIELDS, make_schema
+
+__all__ = ["LogReader", "LogWriter", "make_schema"]
+
+_datasync = getattr(os, "fdatasync", os.fsync)  # macOS has only fsync
+
+
+@contextlib.contextmanager
+def _disk_errors(doing: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"no space left on the disk while {doing}; free some and run it again") from error
+        raise UserError(f"{error.strerror} while {doing}") from error
+
+
+class LogWriter:
+    """Appends episodes to a log folder, new or existing. One writer at a time; readers may look on.
+
+    Args:
+        sync: False leaves syncing to `close`, for a folder that counts only once it is whole.
+
+    Raises:
+        UserError: the folder holds something else, or logs of another schema; another process is writing to it.
+    """
+
+    def __init__(self, folder: str | Path, schema: Mapping[str, Any], sync: bool = True) -> None:
+        self.folder = Path(folder)
+        self._sync = _datasync if sync else lambda _: None
+        self.schema = log_format.check_schema(dict(schema), "schema")
+        self.dtype = log_format.row_dtype(self.schema)
+        self._header_size = len(log_format.npy_header(self.dtype, 0))
+        with _disk_errors(f"opening {self.folder} for writing"):
+            self._claim_folder()
+            self._index_file = os.open(self.folder / INDEX, os.O_RDWR | os.O_CREAT, 0o644)
+            self._rows_file = os.open(self.folder / ROWS, os.O_RDWR | os.O_CREAT, 0o644)
+        self._open = True
+        try:
+            self._lock()
+            self._recover()
+        except BaseException:
+            self.close()
+            raise
+
+    def __len__(self) -> int:
+        return self._episodes
+
+    def append(self, episode: Episode) -> None:
+        """Writes one episode; when it returns, the episode is on the disk.
+
+        Raises:
+            UserError: the episode does not fit the schema or holds NaN; the disk is full. The log stays as it was.
+        """
+        if not self._open:
+            raise ValueError(f"the writer of {self.folder} is closed")
+        name = f"{self.folder}: episode {self._episodes}"
+        rows = log_format.pack(episode.check(name), self.schema, name)
+        record = {
+            "start": self._rows,
+            "length": episode.length,
+            "terminated": bool(episode.terminated),
+            "truncated": bool(episode.truncated),
+            "physics": episode.physics,
+            "info": episode.info,
+        }
+        line = log_format.index_line(record, rows, name)
+        try:
+            with _disk_errors(f"writing episode {self._episodes} to {self.folder}; the episodes before it are safe"):
+                log_format.write_at(self._rows_file, rows.tobytes(), self._rows_end)
+                self._sync(self._rows_file)
+                log_format.write_at(self._index_file, line, self._index_end)
+                self._sync(self._index_file)
+        except BaseException:  # a Ctrl-C too must not leave half a line that the next append would run into
+            try:
+                self._cut_tail()
+            except OSError:
+                self.close()  # a tail that stays must not be written over; the next opening will cut it
+            raise
+        self._rows += len(rows)
+        self._episodes += 1
+        self._index_end += len(line)
+        with contextlib.suppress(OSError):  # the episode is safe; the next opening corrects the header
+            self._write_header()
+
+    def close(self) -> None:
+        if not self._open:
+            return
+        self._open = False
+        try:
+            with _disk_errors(f"writing to {self.folder}"):
+                _datasync(self._rows_file)
+                _datasync(self._index_file)
+        finally:
+            os.close(self._rows_file)
+            os.close(self._index_file)
+
+    def __enter__(self) -> "LogWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def _rows_end(self) -> int:
+        return self._header_size + self._rows * self.dtype.itemsize
+
+    def _claim_folder(self) -> None:
+        schema_path = self.folder / SCHEMA
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UserError(f"{self.folder} is a file; logs need a folder")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if schema_path.exists():
+            log_format.check_same_schema(log_format.read_schema(self.folder), self.schema, self.folder)
+            return
+        for name in (ROWS, INDEX):
+            if (self.folder / name).exists():
+                raise UserError(f"{self.folder} holds {name} but no {SCHEMA}; choose a new or an empty folder")
+        aside = schema_path.with_suffix(".json.new")
+        with open(aside, "w", encoding="utf-8") as file:
+            json.dump(self.schema, file, indent=2)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, schema_path)
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._index_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{self.folder} is being written by another process; wait or choose another") from None
+
+    def _recover(self) -> None:
+        records, self._index_end = log_format.read_index(self.folder)
+        self._episodes = len(records)
+        self._rows = log_format.count_rows(records)
+        with _disk_errors(f"opening {self.folder} for writing"):
+            if records:
+                log_format.check_rows_file(self.folder, self.dtype, records)
+            self._cut_tail()
+            self._write_header()
+            _datasync(self._rows_file)
+            self._sync_folder()
+
+    def _cut_tail(self) -> None:
+        os.ftruncate(self._index_file, self._index_end)
+        os.ftruncate(self._rows_file, self._rows_end)
+
+    def _sync_folder(self) -> None:
+        """Makes the files' names as durable as their contents."""
+        folder = os.open(self.folder, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def _write_header(self) -> None:
+        log_format.write_at(self._rows_file, log_format.npy_header(self.dtype, self._rows), 0)
+
+
+class LogReader:
+    """Reads a log folder, memory-mapped, also while a `LogWriter` appends to it (episodes up to the opening).
+
+    Raises:
+        UserError: no such folder, no log in it, no episodes, fewer rows than the index says, a damaged index.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self.schema = log_format.read_schema(self.folder)
+        self.dtype = log_format.row_dtype(self.schema)
+        self.episodes, _ = log_format.read_index(self.folder)
+        if not self.episodes:
+            raise UserError(f"{self.folder} holds no episodes; record some, for example with record-rollouts")
+        offset = log_format.check_rows_file(self.folder, self.dtype, self.episodes)
+        self.total_rows = log_format.count_rows(self.episodes)
+        self.rows = np.memmap(self.folder / ROWS, self.dtype, mode="r", offset=offset, shape=(self.total_rows,))
+
+    def __len__(self) -> int:
+        return len(self.episodes)
+
+    def episode(self, i: int) -> Episode:
+        """Episode i, copied out of the file."""
+        record = self.episodes[i]
+        rows = self._rows_of(record)
+        steps = {field: np.ascontiguousarray(rows[field][:-1]) for field in STEP_FIELDS}
+        return Episode(
+            observation={key: np.ascontiguousarray(rows[key]) for key in self.schema["observation"]},
+            terminated=record["terminated"],
+            truncated=record["truncated"],
+            physics=dict(record["physics"]),
+            info=dict(record["info"]),
+            **steps,
+        )
+
+    def verify(self) -> list[int]:
+        """Reads everything; the episodes whose rows or index line have changed since they were written."""
+        return [i for i, record in enumerate(self.episodes) if not self._intact(record)]
+
+    def _intact(self, record: Mapping[str, Any]) -> bool:
+        return log_format.record_crc(record, self._rows_of(record)) == record["crc32"]
+
+    def _rows_of(self, record: Mapping[str, Any]) -> np.ndarray:
+        return np.array(self.rows[record["start"] : record["start"] + record["length"] + 1])

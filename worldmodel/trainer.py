@@ -1,0 +1,228 @@
+"""Trains a world model from a log folder: a resumable loop that knows nothing of screens, result files or clocks."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from configs import UserError, from_dict
+from worldmodel import checkpoint
+from worldmodel.context import ContextSpec
+from worldmodel.evaluation import OpenLoop, open_loop
+from worldmodel.model import ModelConfig, Spaces, WorldModel
+from worldmodel.optim import LaProp, SafeStep
+from worldmodel.replay import Replay
+from worldmodel.storage import LogReader
+
+NAME = "world-model"
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """How to train; the defaults suit a laptop."""
+
+    batch: int = 16
+    length: int = 32
+    lr: float = 1e-3
+    warmup: int = 200
+    decay_from: float = 0.6  # from this share of the budget on, the learning rate falls to a tenth
+    terminal_share: float = 0.2
+
+
+def split_episodes(reader: LogReader) -> tuple[list[int], list[int]]:
+    """Training and held-out episodes: as the log's own `split` says, else every tenth is held out (at least one)."""
+    splits = [e["info"].get("split") for e in reader.episodes]
+    if any(s in ("test", "val") for s in splits):
+        train = [i for i, s in enumerate(splits) if s not in ("test", "val")]
+        held_out = [i for i, s in enumerate(splits) if s == "test"] or [i for i, s in enumerate(splits) if s == "val"]
+    else:
+        every = min(10, len(reader))
+        held_out = [i for i in range(len(reader)) if i % every == every - 1]
+        train = [i for i in range(len(reader)) if i % every != every - 1]
+    if not train or not held_out:
+        raise UserError(
+            f"{len(reader)} episodes cannot be split into training and held-out ones; at least 2 are needed"
+        )
+    return train, held_out
+
+
+class Trainer:
+    """A world model, its optimiser and its data.
+
+    `trouble` collects plain sentences about what looks wrong; they go to the screen and the report.
+    """
+
+    def __init__(self, reader: LogReader, model_config: ModelConfig, config: TrainerConfig, seed: int = 0) -> None:
+        torch.manual_seed(seed)
+        self.reader, self.config = reader, config
+        train, held_out = split_episodes(reader)
+        physics = [reader.episodes[i]["physics"] for i in train]
+        image = "image" in (reader.rows.dtype.names or ())
+        context = ContextSpec.from_logs(physics, np.asarray(reader.rows["push"]), image)
+        self._episodes = train, held_out
+        spaces = Spaces(reader.rows["vector"].shape[1], reader.rows["action"].shape[1], image)
+        self.model = WorldModel(model_config, spaces, context)
+        self._take(context)
+        self.model.set_statistics(self.replay.statistics())
+        self._optimise()
+        self.rng = np.random.default_rng(seed)
+        self.steps = 0
+        self.caution = 1.0  # factor on the learning rate, lowered when losses were not finite
+        self.trouble: list[str] = []
+        self._good_state: dict[str, Any] | None = None
+
+    def _take(self, context: ContextSpec) -> None:
+        """Present the logs under this context."""
+        train, held_out = self._episodes
+        self.model.context = context
+        self.replay = Replay(self.reader, context, train, self.config.terminal_share)
+        self.held_out = Replay(self.reader, context, held_out)
+
+    def _optimise(self) -> None:
+        self.optimizer = LaProp(self.model.parameters(), self.config.lr, self.config.warmup)
+        self.safe_step = SafeStep(self.optimizer)
+
+    def update(self, progress: float = 0.0) -> dict[str, float]:
+        """One training step; `progress` is the share of the budget that is spent (it sets the learning rate)."""
+        batch = self.replay.sample(self.config.batch, self.config.length, self.rng)
+        spent = max(0.0, (progress - self.config.decay_from) / (1 - self.config.decay_from))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.lr * self.caution * 0.1 ** min(1.0, spent)
+        self.model.train()
+        loss, parts = self.model.loss(batch)
+        if not self.safe_step(loss):
+            self._refuse()
+        self.steps += 1
+        if self.steps % 200 == 0 and self.safe_step.skipped_in_a_row == 0:
+            self._good_state = _copy(self.model)
+        return {"loss": float(loss.detach()), **{name: float(part) for name, part in parts.items()}}
+
+    def _refuse(self) -> None:
+        if self.safe_step.skipped_in_a_row < 5:
+            return
+        if self._good_state is None:
+            raise UserError(
+                "the loss is not finite from the first steps on: look for extreme values in the logs "
+                f"(largest scaled observation: {self._largest():.3g} standard deviations)"
+            )
+        self.model.load_state_dict(self._good_state)
+        skipped = self.safe_step.skipped
+        self.caution /= 3
+        self._optimise()
+        self.safe_step.skipped = skipped
+        self.trouble.append(
+            f"step {self.steps}: losses were not finite; went back to the last good state at a third of the rate"
+        )
+
+    def _largest(self) -> float:
+        batch = self.replay.sample(64, 8, np.random.default_rng(0))
+        return float(self.model.scale(batch.vector).abs().max())
+
+    def evaluate(self, horizon: int = 50, starts: int = 64) -> OpenLoop:
+        """Held-out open-loop error; notes trouble if the model has learnt less than a robot that stands still."""
+        result = open_loop(self.model, self.held_out, horizon, starts)
+        if self.steps >= 1000 and result.model.mean() > result.persistence.mean():
+            note = (
+                f"step {self.steps}: open-loop error {result.model.mean():.2f} is above standing still "
+                f"({result.persistence.mean():.2f}): too little data or training, or actions that do not match "
+                "the observations"
+            )
+            self.trouble.append(note)
+        return result
+
+    # -- saving -------------------------------------------------------------------------------------------------------
+
+    def meta(self) -> dict[str, Any]:
+        model = self.model
+        return {
+            "task": self.reader.schema.get("task"),
+            "model": asdict(model.config),
+            "spaces": asdict(model.spaces),
+            "context": asdict(model.context),
+            "trainer": asdict(self.config),
+            "steps": self.steps,
+            "control_hz": self.reader.schema.get("control_hz"),
+            "observation_names": self.reader.schema["observation"]["vector"].get("names"),
+        }
+
+    def save(self, folder: Path) -> Path:
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "torch_random": torch.get_rng_state(),
+            "numpy_random": _plain(self.rng.bit_generator.state),
+            "caution": self.caution,
+            "trouble": self.trouble,
+        }
+        return checkpoint.save(folder, NAME, self.steps, state, self.meta())
+
+    def restore(self, folder: Path) -> None:
+        """Continue exactly where the newest checkpoint left off.
+
+        Raises:
+            UserError: the checkpoint belongs to another task or other observations.
+        """
+        state, meta, steps = checkpoint.load(folder, NAME)
+        mine = self.meta()
+        # Logs that have grown may span a wider range of physics; the network keeps the scale that it was trained with.
+        theirs = ContextSpec(**{k: tuple(v) for k, v in meta["context"].items()})
+        checks = [(key, meta[key], mine[key]) for key in ("task", "spaces", "model")]
+        checks.append(("physics", theirs.names, self.model.context.names))
+        for what, saved, now in checks:
+            if _plain(saved) != _plain(now):
+                raise UserError(
+                    f"{folder} holds a model whose {what} is {saved}, the logs and settings now give {now}; "
+                    "use the same --data, --size and task, or a new --run"
+                )
+        if theirs != self.model.context:
+            self._take(theirs)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["torch_random"])
+        self.rng.bit_generator.state = state["numpy_random"]
+        self.caution = float(state["caution"])
+        self.trouble = list(state["trouble"])
+        self.steps = steps
+        self._good_state = _copy(self.model)
+        if (newest := checkpoint.newest_step(folder, NAME)) > steps:
+            self.trouble.append(f"the checkpoint of step {newest} is damaged; went on from the one of step {steps}")
+
+
+def build_model(meta: dict[str, Any]) -> WorldModel:
+    """An untrained world model of the shape that a checkpoint's meta data state."""
+    context = ContextSpec(**{k: tuple(v) for k, v in meta["context"].items()})
+    return WorldModel(from_dict(ModelConfig, meta["model"], "checkpoint"), Spaces(**meta["spaces"]), context)
+
+
+def load_model(folder: Path) -> tuple[WorldModel, dict[str, Any]]:
+    """The newest world model of a checkpoint folder, ready to use, and its meta data."""
+    state, meta, _ = checkpoint.load(folder, NAME)
+    model = build_model(meta)
+    model.load_state_dict(state["model"])
+    return model.eval(), meta
+
+
+def _copy(model: WorldModel) -> dict[str, Any]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def _plain(value: Any) -> Any:
+    """Tuples to lists, all the way down: what a round through JSON leaves."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value
+
+
+def train(
+    trainer: Trainer, until: Callable[[], float], on_step: Callable[[dict[str, float]], None] | None = None
+) -> None:
+    """Update until `until()`, the share of the budget that is spent, reaches 1."""
+    while (progress := until()) < 1:
+        metrics = trainer.update(progress)
+        if on_step:
+            on_step(metrics)
