@@ -1,8 +1,8 @@
 """The policy: the actor's network, and the agent that runs it on a robot with only what a robot has.
 
-The agent filters observations with the world model's own RSSM. Of its physics it knows nothing (`view="blind"`), or
-what the model's context head makes of the past (`view="estimate"`): DESIGN.md, decision 3. The actor sees the filter's
-state and the latest observation itself, which the latent rounds.
+The actor sees the latest observation. Of its physics it knows nothing (`view="blind"`), or what the world model, filtering
+past observations and commands, makes of them (`view="estimate"`): DESIGN.md, decision 3. It is not shown the filter's
+state itself: a clone that could see it was measured to learn to repeat its last command, and failed in every episode.
 """
 
 from dataclasses import dataclass
@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from worldmodel.distributions import ActionMixture
-from worldmodel.model import WorldModel
+from worldmodel.model import Belief, WorldModel
 from worldmodel.nets import Head
-from worldmodel.rssm import State
 
 View = Literal["blind", "estimate"]
 
@@ -27,45 +26,42 @@ class ActorConfig:
     components: int = 4  # of the mixture; imitation needs several right answers
     min_std: float = 0.05
     max_std: float = 1.0
+    explore_std: float = 0.15  # least spread in dreams: a clone is too sure of itself to find anything better
 
 
 class Actor(nn.Module):
-    """From scaled observation (..., D) and the agent's state to a distribution over actions (..., A)."""
+    """From scaled observation (..., D) and physics estimate (..., C) to a distribution over actions (..., A)."""
 
-    def __init__(self, config: ActorConfig, model: WorldModel) -> None:
+    def __init__(self, config: ActorConfig, model: WorldModel, view: View) -> None:
         super().__init__()
-        self.config, self.actions = config, model.spaces.action
-        inputs = model.spaces.vector + model.rssm.feat_size
+        self.config, self.actions, self.view = config, model.spaces.action, view
+        inputs = model.spaces.vector + (len(model.context) if view == "estimate" else 0)
         self.head = Head(inputs, config.units, config.layers, config.components * (1 + 2 * self.actions), outscale=0.1)
 
-    def forward(self, scaled: Tensor, state: State) -> ActionMixture:
-        raw = self.head(torch.cat([scaled.clamp(-8, 8), state.feat()], -1))
-        return ActionMixture(raw, self.actions, self.config.min_std, self.config.max_std)
+    def forward(self, scaled: Tensor, estimate: Tensor, explore: bool = False) -> ActionMixture:
+        c = self.config
+        seen = [scaled.clamp(-8, 8), estimate.clamp(-4, 4)] if self.view == "estimate" else [scaled.clamp(-8, 8)]
+        least = c.explore_std if explore else 0.0
+        return ActionMixture(self.head(torch.cat(seen, -1)), self.actions, c.min_std, c.max_std, least)
 
 
 class Filter:
-    """The agent's running belief for N machines: one RSSM state each, two where the physics is estimated."""
+    """The agent's running belief for N machines, and the estimate of their physics (N, C) that follows from it."""
 
-    def __init__(self, model: WorldModel, view: View, n: int) -> None:
-        self.model, self.view = model, view
-        self.blind = model.rssm.initial(n)
-        self.told = model.rssm.initial(n)
+    def __init__(self, model: WorldModel, view: View, belief: Belief) -> None:
+        self.model, self.view, self.belief = model, view, belief
 
     @property
-    def state(self) -> State:
-        return self.told if self.view == "estimate" else self.blind
+    def estimate(self) -> Tensor:
+        return self.model.estimate_context(self.belief)[0]
 
-    def step(self, vector: Tensor, image: Tensor | None, command: Tensor, is_first: Tensor) -> State:
+    def step(self, vector: Tensor, image: Tensor | None, command: Tensor, is_first: Tensor | None = None) -> None:
         """Take in observations (N, D) and the commands (N, A) that were given before them."""
-        model = self.model
-        token = model.encode(vector, image)
-        nothing = command.new_zeros(len(command), len(model.context))
-        self.blind = model.rssm.observe_step(self.blind, token, model.action_input(command, nothing, nothing), is_first)
-        if self.view == "estimate":
-            estimate, _ = model.estimate_context(self.blind)
-            told = model.action_input(command, estimate, torch.ones_like(estimate))
-            self.told = model.rssm.observe_step(self.told, token, told, is_first)
-        return self.state
+        if self.view == "blind":
+            return  # nobody looks at the belief
+        nothing = command.new_zeros(len(command), len(self.model.context))
+        inputs = self.model.action_input(command, nothing, nothing)
+        self.belief = self.model.observe_step(self.belief, vector, image, inputs, is_first)
 
 
 class Agent:
@@ -75,12 +71,12 @@ class Agent:
         sample: draw actions (as in training) instead of taking the mode.
     """
 
-    def __init__(self, model: WorldModel, actor: Actor, view: View = "blind", sample: bool = False, seed: int = 0) -> None:
-        self.model, self.actor, self.view, self.sample, self.seed = model, actor, view, sample, seed
+    def __init__(self, model: WorldModel, actor: Actor, sample: bool = False, seed: int = 0) -> None:
+        self.model, self.actor, self.sample, self.seed = model, actor, sample, seed
         self.reset(1)
 
     def reset(self, n: int) -> None:
-        self.filter = Filter(self.model, self.view, n)
+        self.filter = Filter(self.model, self.actor.view, self.model.initial(n))
         self.command = torch.zeros(n, self.model.spaces.action)
         self.random = torch.Generator().manual_seed(self.seed).get_state()
 
@@ -92,8 +88,8 @@ class Agent:
         # Latents are drawn from a stream of the agent's own, so that acting is repeatable and disturbs nobody's draws.
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(self.random)
-            state = self.filter.step(vector, image, self.command, torch.as_tensor(is_first))
-            choice = self.actor(self.model.scale(vector), state)
+            self.filter.step(vector, image, self.command, torch.as_tensor(is_first))
+            choice = self.actor(self.model.scale(vector), self.filter.estimate)
             action = choice.sample() if self.sample else choice.mode()
             self.random = torch.get_rng_state()
         self.command = action.clamp(-1, 1)

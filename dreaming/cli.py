@@ -18,9 +18,9 @@ WandbMode = Literal["auto", "online", "offline", "off"]
 class Dream:
     """Dream overnight: from logs (or from nothing) to a better policy, checked against a simulator.
 
-    Learns a world model from logged episodes, dreams what-ifs in it, trains the policy on them, audits dreams in PyBullet
-    and writes RUN/report/index.html, all within the hours given. The same command with the same --run goes on from where an
-    earlier night ended or was killed.
+    Learns a world model from logged episodes, dreams what-ifs in it, trains the policy on them, audits dreams in
+    PyBullet and writes RUN/report/index.html, all within the hours given. Ctrl-C saves and still writes the report.
+    The same command with the same --run goes on from where an earlier night ended or was killed.
 
     Example: dream --task push-box --hours 8
     """
@@ -32,9 +32,9 @@ class Dream:
     run: Path | None = None
     """Run folder, new or to go on with. Default: runs/TASK."""
     data: Path | None = None
-    """Learn from these logs: a folder of record-rollouts, or an .npz with its mapping file. Default: record demonstrations."""
+    """Logs to learn from: a folder of record-rollouts, or an .npz with its mapping. Default: record demonstrations."""
     scenario: str | None = None
-    """What to dream: slippery, payload, push, slope, latency, weak-motors, nominal, edge-cases (all; default), or a YAML file."""
+    """slippery, payload, push, slope, latency, weak-motors, nominal, edge-cases (all; default), or a YAML file."""
     size: str | None = None
     """Size of the world model: debug, laptop (default), 1m, 12m, ..."""
     seed: int | None = None
@@ -64,8 +64,10 @@ class Record:
     """Decides start states, noise and physics; the same seed records the same episodes."""
     noise: tuple[float, float] | None = None
     """Lowest and highest standard deviation of the noise on actions, drawn per episode. Default: the task's."""
+    exploring: float | None = None
+    """Share of the episodes in which the hand slips now and then. Default: the task's, for the expert."""
     randomise: Annotated[str, tyro.conf.arg(metavar="FACTOR=LOW:HIGH,...")] = "default"
-    """Ranges of physics, as floor_friction=0.15:0.8,payload_kg=0:0.3; "default" for the task's own, "none" for nominal."""
+    """Ranges of physics, as floor_friction=0.15:0.8,payload_kg=0:0.3; "default": the task's own; "none": nominal."""
     camera: bool = False
     """Record 64x64 images too."""
 

@@ -1,20 +1,60 @@
 """Wall clock as an argument: a budget, its division into phases, and the wish to stop."""
 
+import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a phase is given: a share of the time, but no less and no more than so many seconds."""
+
+    name: str
+    share: float
+    least: float = 0.0
+    most: float = float("inf")
+
+
+def allot(seconds: float, shares: Sequence[Share]) -> dict[str, float]:
+    """Divides `seconds`; phases held at their least or most leave the rest to the others.
+
+    Where even the leasts do not fit, all are cut alike.
+    """
+    given: dict[str, float] = {}
+    least = sum(s.least for s in shares)
+    if least >= seconds:
+        return {s.name: max(0.0, seconds) * (s.least / least if least else 0.0) for s in shares}
+    while waiting := [s for s in shares if s.name not in given]:
+        left = seconds - sum(given.values())
+        weight = sum(s.share for s in waiting)
+        parts = {s.name: left * s.share / weight for s in waiting}
+        short = {s.name: s.least for s in waiting if parts[s.name] < s.least}
+        long = {s.name: s.most for s in waiting if parts[s.name] > s.most}
+        if not short and not long:
+            return given | parts
+        # The side that is further off goes first: holding the other may then not be needed any more.
+        lack = sum(short.values()) - sum(parts[name] for name in short)
+        excess = sum(parts[name] for name in long) - sum(long.values())
+        given |= short if lack > excess else long
+    return given
 
 
 class Budget:
-    """Seconds from now on, shared out to phases.
+    """Seconds, shared out to phases.
 
     A phase gets its share of what is left when it begins, so that one that ran long or short is made good by the rest.
+
+    Args:
+        used: seconds that have already gone, say for starting Python.
     """
 
     def __init__(
-        self, seconds: float, shares: Sequence[tuple[str, float]], now: Callable[[], float] = time.monotonic, used: float = 0.0
+        self, seconds: float, shares: Sequence[Share], now: Callable[[], float] = time.monotonic, used: float = 0.0
     ) -> None:
         self.now = now
         self.total = seconds
@@ -22,6 +62,7 @@ class Budget:
         self.shares = list(shares)
         self.stop = threading.Event()
         self.stop_reason = ""
+        self.stop_signal = 0
 
     def elapsed(self) -> float:
         return self.now() - self.begun
@@ -31,13 +72,13 @@ class Budget:
 
     def phase(self, name: str) -> "Phase":
         """Begin a phase; phases before it in the list are taken to be over."""
-        names = [n for n, _ in self.shares]
+        names = [share.name for share in self.shares]
         later = self.shares[names.index(name) :]
-        share = later[0][1] / sum(s for _, s in later)
-        return Phase(self, name, max(0.0, self.remaining()) * share)
+        return Phase(self, name, allot(self.remaining(), later)[name])
 
-    def ask_to_stop(self, reason: str) -> None:
+    def ask_to_stop(self, reason: str, number: int = 0) -> None:
         self.stop_reason = self.stop_reason or reason
+        self.stop_signal = self.stop_signal or number
         self.stop.set()
 
 
@@ -49,11 +90,25 @@ class Phase:
     def elapsed(self) -> float:
         return self.budget.now() - self.begun
 
+    def left(self) -> float:
+        """Seconds; none once the user wants to stop."""
+        return 0.0 if self.budget.stop.is_set() else self.seconds - self.elapsed()
+
     def spent(self) -> float:
         """Share of the phase's time that is spent; at least 1 once the user wants to stop."""
         if self.budget.stop.is_set():
             return 1.0
         return self.elapsed() / self.seconds if self.seconds > 0 else 1.0
+
+
+def process_age() -> float:
+    """Seconds since this process began, imports and all; 0 where the system does not say."""
+    try:
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        uptime = float(Path("/proc/uptime").read_text().split()[0])
+        return max(0.0, uptime - int(fields[19]) / os.sysconf("SC_CLK_TCK"))
+    except (OSError, ValueError, IndexError):
+        return 0.0
 
 
 @contextmanager
@@ -63,7 +118,7 @@ def stop_on_signals(budget: Budget) -> Iterator[None]:
     def asked(number: int, _frame: object) -> None:
         if budget.stop.is_set():
             raise KeyboardInterrupt
-        budget.ask_to_stop("Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name)
+        budget.ask_to_stop("Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name, number)
 
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -10,13 +10,12 @@ import torch
 from dreaming.actor_critic import ActorCritic, ActorCriticConfig
 from dreaming.agent import Agent, View
 from dreaming.imagination import MAX_LATENCY, DreamPhysics, Starts, imagine, starts_from
-from dreaming.imitation import agent_states, good_episodes, imitation_loss
+from dreaming.imitation import good_episodes, imitation_loss
 from dreaming.scenario import Scenario
 from envs.physics import Physics
 from worldmodel.context import PUSH
 from worldmodel.model import WorldModel
 from worldmodel.replay import Replay
-from worldmodel.rssm import State
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class DreamConfig:
     batch: int = 16
     length: int = 32
     logged_share: float = 0.4  # of the dreams stay under the physics that the log had
-    demonstrations: float = 0.7  # share of the logs, best first, that is cloned
+    demonstrations: float = 1.0  # share of the logs, best first, that is cloned
 
 
 def dream_physics(
@@ -71,9 +70,10 @@ class DreamLearner:
         config: DreamConfig,
         seed: int = 0,
     ) -> None:
-        self.model, self.replay, self.task, self.nominal = model.eval(), replay, task, nominal
+        # Gradients run through the model, and stop short of its weights.
+        self.model, self.replay, self.task, self.nominal = model.eval().requires_grad_(False), replay, task, nominal
         self.scenarios, self.control_hz, self.config = list(scenarios), control_hz, config
-        self.learner = ActorCritic(config.actor_critic, model)
+        self.learner = ActorCritic(config.actor_critic, model, config.view)
         self.rng = np.random.default_rng(seed)
         chosen = good_episodes(replay, config.demonstrations)
         self.demonstrations = Replay(replay.reader, replay.context, chosen, terminal_share=0.0)
@@ -81,28 +81,26 @@ class DreamLearner:
         self.updates = 0
 
     def agent(self, sample: bool = False, seed: int = 0) -> Agent:
-        return Agent(self.model, self.learner.actor, self.config.view, sample, seed)
+        return Agent(self.model, self.learner.actor, sample, seed)
 
     def _imitation(self) -> torch.Tensor:
         batch = self.demonstrations.sample(self.config.batch, self.config.length, self.rng)
-        if self.config.view == "blind":
-            states = agent_states(self.model, batch)
-        else:
-            starts = starts_from(self.model, batch, self.config.view)
-            shape = batch.is_first.shape
-            states = State(*(x.reshape(*shape, -1) for x in starts.told))
-        return imitation_loss(self.model, self.learner.actor, batch, states)
+        estimate = batch.context  # looked at only by an actor that sees an estimate
+        if self.config.view == "estimate":
+            with torch.no_grad():
+                estimate, _ = self.model.estimate_context(self.model.observe(batch, hidden=True))
+        return imitation_loss(self.model, self.learner.actor, batch, estimate)
 
     def clone(self, progress: float) -> dict[str, float]:
         """One step of behaviour cloning; `progress` in [0, 1] lowers the learning rate to a tenth."""
         a = self.config.actor_critic
-        self._set_rate(a.clone_lr * 0.1**progress)
+        self._set_rates(a.clone_lr * 0.1**progress, a.critic_lr)
         loss = self._imitation()
         self.learner.step(loss)
-        return {"imitation_loss": float(loss)}
+        return {"imitation_loss": float(loss.detach())}
 
-    def _set_rate(self, lr: float) -> None:
-        for group in self.learner.optimizer.param_groups:
+    def _set_rates(self, actor: float, critic: float) -> None:
+        for group, lr in zip(self.learner.optimizer.param_groups, (actor, critic), strict=True):
             group["lr"] = lr
 
     def draw(self, starts: Starts) -> tuple[list[Physics], list[str]]:
@@ -123,7 +121,7 @@ class DreamLearner:
     def dream(self, progress: float) -> dict[str, float]:
         """One update of actor and critic on fresh dreams; `progress` in [0, 1] anneals the pull to the logs."""
         c = self.config
-        self._set_rate(c.actor_critic.lr)
+        self._set_rates(c.actor_critic.lr, c.actor_critic.critic_lr)
         batch = self.replay.sample(c.batch, c.length, self.rng)
         starts = starts_from(self.model, batch, c.view)
         # An episode's last row leads nowhere, and a segment's first states have no memory yet unless the episode began.
@@ -133,7 +131,8 @@ class DreamLearner:
         starts = starts[torch.as_tensor(self.rng.choice(usable, c.dreams, replace=len(usable) < c.dreams))]
         physics, _ = self.draw(starts)
         prepared = dream_physics(self.model, physics, starts.step.numpy(), c.horizon, self.control_hz)
-        rollout = imagine(self.model, self.learner.actor, starts, prepared, c.horizon, c.view)
+        with torch.set_grad_enabled(c.actor_critic.gradient == "dynamics"):
+            rollout = imagine(self.model, self.learner.actor, starts, prepared, c.horizon)
         loss, metrics = self.learner.losses(self.model, rollout)
         a = c.actor_critic
         weight = a.imitation + (a.imitation_end - a.imitation) * min(1.0, progress)

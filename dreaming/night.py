@@ -4,32 +4,39 @@ Every phase goes on from what the run folder holds, so a night that was killed a
 call. Simulator steps are counted by purpose: logs, selection, audit, survival; none is learnt from but the logs.
 """
 
+import os
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, Protocol
 
-import numpy as np
-import torch
-
-from configs import UserError, from_dict, packaged
-from dreaming.agent import Agent
-from dreaming.clock import Budget, Phase
+from configs import from_dict, packaged
+from dreaming.auditing import Auditor
+from dreaming.clock import Budget, Phase, Share
 from dreaming.learning import DreamLearner
 from dreaming.run import BEST, CLONE, LATEST, NightConfig, Progress, RunFolder
 from dreaming.scenario import Scenario, load_scenarios
-from dreaming.selection import Selector
 from envs import registry
-from envs.physics import Physics, sample
+from envs.physics import Physics
 from envs.record import ExpertPolicy, NoisyPolicy, record
 from envs.workers import Workers
-from worldmodel import checkpoint
+from worldmodel import checkpoint, results
 from worldmodel.model import ModelConfig
 from worldmodel.storage import LogReader, LogWriter
 from worldmodel.trainer import NAME, Trainer
 
-SHARES = (("record", 0.10), ("learn", 0.40), ("clone", 0.07), ("dream", 0.27), ("audit", 0.05), ("survival", 0.08), ("report", 0.03))
+SHARES = (
+    Share("record", 0.10),
+    Share("learn", 0.36),
+    Share("clone", 0.06),
+    Share("dream", 0.30),
+    Share("audit", 0.04, least=6.0, most=240.0),
+    Share("survival", 0.11, least=10.0, most=1800.0),
+    Share("report", 0.03, least=14.0, most=60.0),
+)
 SAVE_EVERY_S = 60.0
+LOG_EVERY_S = 2.0
+LOOK_EVERY_S, LOOK_SHARE = 60.0, 0.03  # at the held-out logs, as in train-world-model
+FEWEST_LOGS = 20  # episodes that are recorded however short the night
 
 
 class Listener(Protocol):
@@ -37,7 +44,7 @@ class Listener(Protocol):
 
     def phase(self, name: str, seconds: float) -> None: ...
     def progress(self, share: float, text: str) -> None: ...
-    def metrics(self, phase: str, step: int, values: dict[str, float]) -> None: ...
+    def metrics(self, phase: str, step: int, seconds: float, values: dict[str, Any]) -> None: ...
     def note(self, text: str) -> None: ...
 
 
@@ -45,19 +52,33 @@ class Night:
     def __init__(self, config: NightConfig, run: RunFolder, budget: Budget, listener: Listener) -> None:
         self.config, self.run, self.budget, self.listener = config, run, budget, listener
         self.state: Progress = run.progress()
+        self.earlier_s = sum(self.state.seconds.values())  # of nights, or parts of one, before
         self.simulated = config.task in registry.TASKS
         self.scenarios: list[Scenario] = load_scenarios(config.scenario, config.task)
-        self.trainer: Trainer | None = None
-        self.dreamer: DreamLearner | None = None
+        self.nominal: Physics = registry.nominal(config.task) if self.simulated else Physics()
+        budget.shares = [share for share in budget.shares if share.name not in self._needless()]
+        self._trainer: Trainer | None = None
+        self._dreamer: DreamLearner | None = None
+        self._saved = self._logged = time.monotonic()
+        self.counted = 0.0  # seconds of the present phase that the progress holds already
 
-    # -- the phases ---------------------------------------------------------------------------------------------------
+    # -- phases -------------------------------------------------------------------------------------------------------
 
-    def dream(self) -> None:
-        """All phases that are not done yet, in order."""
-        self._phase("record", self._record)
-        self._phase("learn", self._learn)
-        self._phase("clone", self._clone)
-        self._phase("dream", self._dream)
+    def phase(self, name: str, work: Callable[[Phase], None], even_if_stopped: bool = False) -> None:
+        """Does the phase unless it is done, or the user wants to stop."""
+        if name in self.state.done or (self.budget.stop.is_set() and not even_if_stopped):
+            return
+        if name not in {share.name for share in self.budget.shares}:
+            return
+        phase = self.budget.phase(name)
+        self.counted = 0.0
+        self.listener.phase(name, phase.seconds)
+        try:
+            work(phase)
+            if not self.budget.stop.is_set():
+                self.state.done.append(name)
+        finally:
+            self._save_progress(phase)
 
     def finish(self) -> None:
         """Marks the night as over: the next call with the same run begins another one on top."""
@@ -65,163 +86,169 @@ class Night:
         self.state.done = []
         self.run.save_progress(self.state)
 
-    def _phase(self, name: str, work: Callable[[Phase], None]) -> None:
-        if name in self.state.done or self.budget.stop.is_set():
-            return
-        phase = self.budget.phase(name)
-        self.listener.phase(name, phase.seconds)
-        try:
-            work(phase)
-        finally:
-            self.state.took(name, phase.elapsed())
-            if not self.budget.stop.is_set():
-                self.state.done.append(name)
-            self.run.save_progress(self.state)
+    def tick(self, phase: Phase, text: str, share: float | None = None) -> None:
+        """Every step of every phase passes here: the bar, and once a minute the progress to disk."""
+        self.listener.progress(phase.spent() if share is None else share, text)
+        if time.monotonic() - self._saved > SAVE_EVERY_S:
+            self._save_progress(phase)
 
-    def _record(self, phase: Phase) -> None:
-        """Demonstrations under the task's default randomisation, unless the user brought logs."""
-        if self.config.data or not self.simulated:
-            return
-        task, wanted = self.config.task, self.config.episodes
-        begun = 0
-        if (self.run.episodes / "schema.json").exists():
-            begun = len(LogReader(self.run.episodes)) if (self.run.episodes / "episodes.jsonl").exists() else 0
-        if begun >= wanted:
-            return
-        policy = NoisyPolicy(ExpertPolicy(task, self.config.seed), registry.policy_noise(task), self.config.seed)
-        with LogWriter(self.run.episodes, registry.schema(task)) as writer:
-            # A continued recording takes seeds of its own rather than repeat the first ones.
-            seed = self.config.seed * 1000 + self.state.nights + begun
-            for episode in record(task, policy, wanted - begun, seed, registry.log_ranges(task)):
-                writer.append(episode)
-                begun += 1
-                self.state.count("logs", len(episode.reward))
-                self.listener.progress(max(begun / wanted, phase.spent()), f"{begun} episodes")
-                if phase.spent() >= 1 and begun >= 20:
-                    break
+    def metrics(self, phase: str, step: int, values: dict[str, Any], always: bool = False) -> None:
+        """To metrics.jsonl and W&B, every two seconds at most, and no more than some thousand times a night."""
+        pause = max(LOG_EVERY_S, self.budget.total / 3000)
+        if always or time.monotonic() - self._logged > pause:
+            seconds = round(self.earlier_s + self.budget.elapsed(), 2)
+            self.run.log({"phase": phase, "step": step, "seconds": seconds, **values})
+            self.listener.metrics(phase, step, seconds, values)
+            if not always:
+                self._logged = time.monotonic()
+
+    def _save_progress(self, phase: Phase) -> None:
+        took = phase.elapsed()
+        self.state.took(phase.name, took - self.counted)
+        self.counted = took
+        self._saved = time.monotonic()
+        self.run.save_progress(self.state)
+
+    # -- what phases share --------------------------------------------------------------------------------------------
 
     def reader(self) -> LogReader:
-        return LogReader(Path(self.config.data) if self.config.data else self.run.episodes)
-
-    def _trainer(self) -> Trainer:
-        if self.trainer is None:
-            size = from_dict(ModelConfig, packaged("sizes", self.config.size), f"size {self.config.size}")
-            self.trainer = Trainer(self.reader(), size, self.config.trainer, self.config.seed)
-            if checkpoint.exists(self.run.checkpoints, NAME):
-                self.trainer.restore(self.run.checkpoints)
-        return self.trainer
-
-    def _learn(self, phase: Phase) -> None:
-        trainer = self._trainer()
-        saved = time.monotonic()
-        noted = 0
-        while (spent := phase.spent()) < 1:
-            metrics = trainer.update(spent)
-            if trainer.steps % 50 == 0:
-                self.listener.progress(spent, f"step {trainer.steps}, loss {metrics['loss']:.2f}")
-                self.listener.metrics("world_model", trainer.steps, metrics)
-            if trainer.steps % 1000 == 0:
-                result = trainer.evaluate()
-                self.listener.metrics("held_out", trainer.steps, {"open_loop_15": float(result.model[: 15].mean())})
-                for text in trainer.trouble[noted:]:
-                    self.listener.note(text)
-                noted = len(trainer.trouble)
-            if time.monotonic() - saved > SAVE_EVERY_S:
-                trainer.save(self.run.checkpoints)
-                saved = time.monotonic()
-        trainer.save(self.run.checkpoints)
-        self.state.warnings += [t for t in trainer.trouble if t not in self.state.warnings]
-
-    def _dreamer(self) -> DreamLearner:
-        if self.dreamer is None:
-            trainer = self._trainer()
-            hz = float(self.reader().schema["control_hz"])
-            self.dreamer = DreamLearner(
-                trainer.model, trainer.replay, self.config.task, self.nominal, self._dreamable(), hz, self.config.dream, self.config.seed
-            )
-            if checkpoint.exists(self.run.checkpoints, LATEST):
-                state, _, _ = checkpoint.load(self.run.checkpoints, LATEST)
-                self.dreamer.load_state_dict(state["dreamer"])
-        return self.dreamer
+        return LogReader(self.run.logs(self.config))
 
     @property
-    def nominal(self) -> Physics:
-        return registry.nominal(self.config.task) if self.simulated else Physics()
+    def trainer(self) -> Trainer:
+        """Made when first asked for, from the newest checkpoint if there is one."""
+        if self._trainer is None:
+            size = from_dict(ModelConfig, packaged("sizes", self.config.size), f"size {self.config.size}")
+            self._trainer = Trainer(self.reader(), size, self.config.trainer, self.config.seed)
+            if checkpoint.exists(self.run.checkpoints, NAME):
+                self._trainer.restore(self.run.checkpoints)
+        return self._trainer
 
-    def _dreamable(self) -> list[Scenario]:
+    @property
+    def has_model(self) -> bool:
+        return self._trainer is not None or checkpoint.exists(self.run.checkpoints, NAME)
+
+    @property
+    def control_hz(self) -> float:
+        return float(self.trainer.reader.schema["control_hz"])
+
+    @property
+    def rewarded(self) -> bool:
+        """Whether the logs carry a reward at all; without one there is nothing that could be improved."""
+        return any(episode["info"].get("reward") != "none" for episode in self.reader().episodes)
+
+    def _needless(self) -> set[str]:
+        """Phases that this machine or these logs have no use for; their time goes to the others."""
+        names = set()
+        if not self.simulated or self.config.data:
+            names.add("record")
+        if not self.simulated:
+            names.add("survival")
+            if not self.rewarded:
+                names.add("dream")
+        return names
+
+    @property
+    def dreamer(self) -> DreamLearner:
+        if self._dreamer is None:
+            self._dreamer = DreamLearner(
+                self.trainer.model, self.trainer.replay, self.config.task, self.nominal, self.coverable(),
+                self.control_hz, self.config.dream, self.config.seed + self.state.nights,
+            )  # fmt: skip
+            self._dreamer.updates, self._dreamer.imagined_steps = self.state.updates, self.state.imagined_steps
+        return self._dreamer
+
+    def coverable(self) -> list[Scenario]:
         """Scenarios whose factors the logs vary; the others are refused, with the reason."""
-        context = self._trainer().model.context
+        context = self.trainer.model.context
         chosen = []
         for scenario in self.scenarios:
             missing = [f for f in scenario.factors(self.config.task) if not context.covers(f)]
             if missing:
                 self.state.refused[scenario.name] = f"the logs never vary {', '.join(missing)}: record some that do"
-            elif scenario.name not in self.state.refused and scenario.physics_for(self.config.task):
+            elif scenario.physics_for(self.config.task):
                 chosen.append(scenario)
         return chosen
 
-    def _save_policy(self, name: str, dreamer: DreamLearner) -> None:
-        meta = self._trainer().meta()
-        extra = {"dreamer": dreamer.state_dict()} if name == LATEST else {}
-        self.run.save_policy(name, dreamer.learner, dreamer.model, dreamer.updates, meta, extra)
+    def workers(self, n_envs: int) -> Workers:
+        """On two cores the processes would only take turns with the networks."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        image = self.trainer.model.spaces.image
+        return Workers(self.config.task, n_envs, processes=0 if cores <= 2 else cores - 1, camera=image)
 
-    def _clone(self, phase: Phase) -> None:
-        dreamer = self._dreamer()
-        updates = 0
-        while (spent := phase.spent()) < 1:
-            metrics = dreamer.clone(spent)
-            updates += 1
-            if updates % 25 == 0:
-                self.listener.progress(spent, f"likelihood loss {metrics['imitation_loss']:.2f}")
-                self.listener.metrics("clone", updates, metrics)
-        self._save_policy(CLONE, dreamer)
-        self._save_policy(LATEST, dreamer)
+    def auditor(self) -> Auditor:
+        actor = self.dreamer.learner.actor
+        view, held_out = self.config.dream.view, self.trainer.held_out
+        return Auditor(self.config.task, self.trainer.model, actor, view, held_out, self.nominal, self.control_hz)
 
-    def _dream(self, phase: Phase) -> None:
-        dreamer = self._dreamer()
-        if not self.simulated:
-            self._dream_updates(dreamer, phase, lambda: None, lambda: 0.0)
-            self._save_policy(BEST, dreamer)
+    def save_policy(self, name: str) -> None:
+        dreamer, trainer = self.dreamer, self.trainer
+        meta = {**trainer.meta(), "night": self.state.nights}
+        extra = {} if name not in (LATEST, CLONE) else {"dreamer": dreamer.state_dict()}
+        # A clone has no updates to go by: a later night's must count as newer.
+        step = trainer.steps if name == CLONE else dreamer.updates
+        self.run.save_policy(name, dreamer.learner, dreamer.model, step, meta, extra)
+
+    # -- record, learn, clone -----------------------------------------------------------------------------------------
+
+    def record(self, phase: Phase) -> None:
+        """Demonstrations under the task's default randomisation."""
+        task, wanted = self.config.task, self.config.episodes
+        if self.run.has_logs(self.config) and self._brought():
             return
-        with Workers(self.config.task, n_envs=24) as workers:
-            selector = self._selector(workers)
-            cost = 0.0
+        with LogWriter(self.run.episodes, registry.schema(task)) as writer:
+            begun = len(writer)
+            if begun >= wanted:
+                return
+            # A continued recording takes a seed of its own rather than repeat the first episodes.
+            seed = self.config.seed * 1000 + begun
+            noise, exploring = registry.policy_noise(task), registry.exploring(task)
+            policy = NoisyPolicy(ExpertPolicy(task, seed), noise, seed, exploring)
+            for episode in record(task, policy, wanted - begun, seed, registry.log_ranges(task), processes=0):
+                writer.append(episode)
+                self.state.count("logs", episode.length)
+                share = max(len(writer) / wanted, phase.spent())
+                self.tick(phase, f"{len(writer)} of {wanted} episodes", share)
+                if (phase.spent() >= 1 and len(writer) >= FEWEST_LOGS) or self.budget.stop.is_set():
+                    break
 
-            def select() -> None:
-                nonlocal cost
-                begun, before = time.monotonic(), workers.steps
-                score = selector.score(dreamer.agent())
-                self.state.count("selection", workers.steps - before)
-                kept = self.state.best_score is None or score.total > self.state.best_score
-                if kept:
-                    self.state.best_score = score.total
-                    self._save_policy(BEST, dreamer)
-                scores = {"logged": score.nominal, **score.scenarios}
-                self.state.selection.append({"seconds": self.budget.elapsed(), "scores": scores, "kept": kept})
-                self.listener.metrics("selection", dreamer.updates, {**scores, "total": score.total})
-                self._save_policy(LATEST, dreamer)
-                self.run.save_progress(self.state)
-                cost = time.monotonic() - begun
+    def _brought(self) -> bool:
+        """Logs in the run's own folder that another command put there, a camera's say, stay as they are."""
+        from worldmodel.log_format import read_schema
 
-            select()
-            self._dream_updates(dreamer, phase, select, lambda: max(10.0, 6 * cost))
-            select()
+        return read_schema(self.run.episodes) != registry.schema(self.config.task)
 
-    def _selector(self, workers: Workers) -> Selector:
-        rng = np.random.default_rng(0)
-        ranges = registry.log_ranges(self.config.task)
-        logged = [sample(ranges, self.nominal, rng) for _ in range(24)]
-        return Selector(self.config.task, logged, self._dreamable(), self.nominal, workers)
-
-    def _dream_updates(
-        self, dreamer: DreamLearner, phase: Phase, select: Callable[[], None], every: Callable[[], float]
-    ) -> None:
-        selected = time.monotonic()
+    def learn(self, phase: Phase) -> None:
+        trainer = self.trainer
+        saved, told = time.monotonic(), 0
+        look_at = time.monotonic() + min(LOOK_EVERY_S, phase.seconds / 4)
         while (spent := phase.spent()) < 1:
-            metrics = dreamer.dream(spent)
-            if dreamer.updates % 10 == 0:
-                self.listener.progress(spent, f"{dreamer.imagined_steps:,} steps dreamt, return {metrics['imagined_return']:.1f}")
-                self.listener.metrics("dream", dreamer.updates, metrics)
-            if time.monotonic() - selected > every():
-                select()
-                selected = time.monotonic()
+            losses = trainer.update(spent)
+            self.tick(phase, f"step {trainer.steps:,}, loss {losses['loss']:.2f}")
+            self.metrics("world_model", trainer.steps, losses)
+            now = time.monotonic()
+            if now > look_at and phase.left() > 5:
+                self.metrics("held_out", trainer.steps, results.scalars(trainer.evaluate()), always=True)
+                took = time.monotonic() - now
+                look_at = time.monotonic() + max(LOOK_EVERY_S, took / LOOK_SHARE)
+            for text in trainer.trouble[told:]:
+                self.listener.note(text)
+                self.state.warn(text)
+            told = len(trainer.trouble)
+            if now - saved > SAVE_EVERY_S:
+                trainer.save(self.run.checkpoints)
+                saved = time.monotonic()
+        trainer.save(self.run.checkpoints)
+
+    def clone(self, phase: Phase) -> None:
+        dreamer = self.dreamer
+        updates = 0
+        while (spent := phase.spent()) < 1 or not updates:
+            values = dreamer.clone(min(spent, 1.0))
+            updates += 1
+            self.tick(phase, f"{updates:,} updates, likelihood loss {values['imitation_loss']:.2f}")
+            self.metrics("clone", updates, values)
+        if updates > 1 or not checkpoint.exists(self.run.checkpoints, CLONE):
+            self.save_policy(CLONE)
+        if "dream" not in {share.name for share in self.budget.shares}:
+            self.save_policy(BEST)

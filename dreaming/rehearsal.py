@@ -1,6 +1,4 @@
-"""Dreams to be looked at and audited: from held-out episodes, with everything kept that a simulator needs to repeat them."""
-
-from collections.abc import Sequence
+"""Dreams to be looked at and audited, with everything kept that a simulator needs to repeat them."""
 
 import numpy as np
 import torch
@@ -15,6 +13,7 @@ from worldmodel.model import WorldModel
 from worldmodel.replay import Replay
 
 
+@torch.no_grad()
 def rehearse(
     model: WorldModel,
     actor: Actor,
@@ -50,7 +49,7 @@ def rehearse(
             logged = Physics.from_dict(held_out.reader.episodes[episode]["physics"], nominal)
             physics = scenario.sample(task, rng, logged)
             prepared = dream_physics(model, [physics], np.array([step]), horizon, control_hz)
-            rollout = imagine(model, actor, starts, prepared, horizon, view)
+            rollout = imagine(model, actor, starts, prepared, horizon)
             dreams.append(
                 Dream(
                     episode=episode,
@@ -87,12 +86,9 @@ def replayed_logs(
             inputs = model.inputs(batch, torch.zeros_like(batch.labelled))
             with torch.no_grad():
                 past = step + 1 - first
-                states, _ = model.rssm.observe(
-                    model.encode(batch.vector[:, :past], None if batch.image is None else batch.image[:, :past]),
-                    inputs[:, :past],
-                    batch.is_first[:, :past],
-                )
-                imagined = model.rssm.imagine(states[:, -1], inputs[:, past:])
+                image = None if batch.image is None else batch.image[:, :past]
+                beliefs, *_ = model.filter(batch.vector[:, :past], image, inputs[:, :past], batch.is_first[:, :past])
+                imagined = model.imagine(beliefs.at(slice(None), -1), inputs[:, past:])
                 observation = torch.cat([batch.vector[:, past - 1 : past], model.decode(imagined)], 1)
                 dreams.append(
                     Dream(

@@ -7,15 +7,18 @@ from typing import Any
 
 import yaml
 
-from configs import UserError, from_dict, load_yaml, to_dict
+from configs import UserError, from_dict, load_yaml, packaged, packaged_names, to_dict
 from dreaming.actor_critic import ActorCritic
 from dreaming.agent import Agent
 from dreaming.learning import DreamConfig
 from worldmodel import checkpoint
+from worldmodel.log_format import SCHEMA
 from worldmodel.model import WorldModel
 from worldmodel.trainer import TrainerConfig, build_model
 
 CLONE, LATEST, BEST = "policy-cloned", "policy-latest", "policy-best"
+OURS = {"config.yaml", "episodes", "episodes.importing", "checkpoints", "plots", "audit", "report", "wandb"}
+OURS |= {"metrics.jsonl", "progress.json", "survival.json", "evaluation.json"}
 
 
 @dataclass(frozen=True)
@@ -27,9 +30,17 @@ class NightConfig:
     size: str = "laptop"
     scenario: str = "edge-cases"
     episodes: int = 600  # starter logs that are recorded where none are given
-    data: str = ""  # logs given by the user, a folder
+    data: str = ""  # folder of the logs; empty for the run's own `episodes`
+    audit_horizon: int = 50  # steps a dream is followed in the audit
+    film_steps: int = 60  # steps shown in a film
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     dream: DreamConfig = field(default_factory=DreamConfig)
+
+    @classmethod
+    def for_task(cls, task: str) -> "NightConfig":
+        """The defaults, with the task's own where configs/tasks/ has some."""
+        own = packaged("tasks", task) if task in packaged_names("tasks") else {}
+        return from_dict(cls, {**own, "task": task}, f"configs/tasks/{task}.yaml")
 
 
 @dataclass
@@ -40,7 +51,10 @@ class Progress:
     done: list[str] = field(default_factory=list)  # phases of the present night
     seconds: dict[str, float] = field(default_factory=dict)  # by phase, over all nights
     simulator_steps: dict[str, int] = field(default_factory=dict)  # by purpose
+    imagined_steps: int = 0
+    updates: int = 0  # of the policy, over all nights
     best_score: float | None = None
+    best_worlds: str = ""  # what the score was measured on; scores on other worlds do not compare
     refused: dict[str, str] = field(default_factory=dict)  # scenario: reason
     selection: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -50,6 +64,10 @@ class Progress:
 
     def took(self, phase: str, seconds: float) -> None:
         self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
+
+    def warn(self, text: str) -> None:
+        if text not in self.warnings:
+            self.warnings.append(text)
 
 
 class RunFolder:
@@ -63,19 +81,43 @@ class RunFolder:
 
     @property
     def exists(self) -> bool:
-        return (self.path / "config.yaml").exists()
+        return (self.path / "config.yaml").is_file()
 
-    def create(self, config: NightConfig) -> None:
+    def check_free(self) -> None:
+        """A new run may begin here: nothing, or nothing that is not a run's.
+
+        Raises:
+            UserError: a file, or a folder of something else.
+        """
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path} is a file; --run takes a folder, a new one or an earlier run's")
+        strange = sorted(e.name for e in self.path.iterdir() if e.name not in OURS) if self.path.is_dir() else []
+        if strange:
+            held = ", ".join(strange[:3]) + (", ..." if len(strange) > 3 else "")
+            raise UserError(
+                f"{self.path} is no run folder (it holds {held}); give a new or empty one, or an earlier run's"
+            )
+
+    def create(self, config: NightConfig) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump(to_dict(config), sort_keys=False)
         checkpoint.write_atomically(self.path / "config.yaml", text.encode())
 
     def config(self) -> NightConfig:
         if not self.exists:
-            raise UserError(f"{self.path} is no run folder (it has no config.yaml); dream --run {self.path} makes one")
-        return from_dict(NightConfig, load_yaml(self.path / "config.yaml"), str(self.path / "config.yaml"))
+            what = "does not exist" if not self.path.exists() else "is no run folder (it has no config.yaml)"
+            raise UserError(f"{self.path} {what}; dream --run {self.path} makes one")
+        where = self.path / "config.yaml"
+        settings = load_yaml(where)
+        if not isinstance(settings.get("task"), str):
+            raise UserError(f"{where} lacks task: it is no run's; give a new --run")
+        return from_dict(NightConfig, {**to_dict(NightConfig.for_task(settings["task"])), **settings}, str(where))
+
+    def logs(self, config: NightConfig) -> Path:
+        return Path(config.data) if config.data else self.episodes
+
+    def has_logs(self, config: NightConfig) -> bool:
+        return (self.logs(config) / SCHEMA).is_file()
 
     def progress(self) -> Progress:
         file = self.path / "progress.json"
@@ -94,6 +136,13 @@ class RunFolder:
         checkpoint.write_atomically(path, json.dumps(data, indent=1, allow_nan=False, default=float).encode())
         return path
 
+    def read_json(self, name: str) -> Any:
+        """None where the file is missing or not JSON."""
+        try:
+            return json.loads((self.path / name).read_text())
+        except (OSError, ValueError):
+            return None
+
     def log(self, record: dict[str, Any]) -> None:
         """Append one line of metrics."""
         with open(self.metrics, "a", encoding="utf-8") as file:
@@ -106,9 +155,11 @@ class RunFolder:
         records = []
         for line in self.metrics.read_text(encoding="utf-8").splitlines():
             try:
-                records.append(json.loads(line))
+                record = json.loads(line)
             except ValueError:
                 continue
+            if isinstance(record, dict):
+                records.append(record)
         return records
 
     def save_policy(
@@ -118,14 +169,19 @@ class RunFolder:
         state = {"learner": learner.state_dict(), "model": model.state_dict(), **extra}
         checkpoint.save(self.checkpoints, name, step, state, {**meta, "policy": name})
 
+    def has_policy(self) -> bool:
+        return any(checkpoint.exists(self.checkpoints, name) for name in (BEST, LATEST, CLONE))
+
     def load_agent(self, name: str = BEST, sample: bool = False, seed: int = 0) -> Agent:
         """The policy of that name with the world model it filters with, ready to act."""
         config = self.config()
+        if not self.has_policy():
+            raise UserError(f"{self.path} holds no policy yet; dream --run {self.path} makes one")
         if name == BEST and not checkpoint.exists(self.checkpoints, BEST):
             name = LATEST if checkpoint.exists(self.checkpoints, LATEST) else CLONE
         state, meta, _ = checkpoint.load(self.checkpoints, name)
         model = build_model(meta)
         model.load_state_dict(state["model"])
-        learner = ActorCritic(config.dream.actor_critic, model)
+        learner = ActorCritic(config.dream.actor_critic, model, config.dream.view)
         learner.load_state_dict(state["learner"])
-        return Agent(model.eval(), learner.actor.eval(), config.dream.view, sample, seed)
+        return Agent(model.eval(), learner.actor.eval(), sample, seed)

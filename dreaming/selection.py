@@ -4,20 +4,23 @@ More dreaming is not better: policies peak, then exploit the model. These simula
 they are counted as such, and the seeds are used for nothing else.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from dreaming.agent import Agent
 from dreaming.evaluate import evaluate
 from dreaming.scenario import Scenario
-from envs.physics import Physics
+from envs import registry
+from envs.physics import Physics, sample
+from envs.record import Policy
 from envs.workers import Workers
 
 SELECTION_SEEDS = 3_000_000  # seeds from here on; logs use those below 1,000,000, survival those from 5,000,000 on
 AUDIT_SEEDS = 4_000_000
 SURVIVAL_SEEDS = 5_000_000
+MOST_DRAWS = 12  # worlds a scenario; twice as many inside the logs' physics
 
 
 @dataclass
@@ -37,19 +40,44 @@ class Score:
 class Selector:
     """Tries policies in the same drawn worlds, always."""
 
-    def __init__(
-        self, task: str, nominal: Sequence[Physics], scenarios: Sequence[Scenario], base: Physics, workers: Workers, draws: int = 12
-    ) -> None:
+    def __init__(self, task: str, scenarios: Sequence[Scenario], base: Physics, workers: Workers, draws: int) -> None:
         self.task, self.workers = task, workers
-        rng = np.random.default_rng(SELECTION_SEEDS)
-        self.cells: list[tuple[str, str, Physics]] = [("logged", str(i), p) for i, p in enumerate(nominal)]
-        for scenario in scenarios:
+        ranges, logged = registry.log_ranges(task), np.random.default_rng(SELECTION_SEEDS - 1)
+        self.cells = [("logged", str(i), sample(ranges, base, logged)) for i in range(2 * draws)]
+        for number, scenario in enumerate(scenarios):
+            rng = np.random.default_rng([SELECTION_SEEDS, number])
             self.cells += [(scenario.name, str(i), scenario.sample(task, rng, base)) for i in range(draws)]
+        self.worlds = f"{draws} draws of logged, {', '.join(s.name for s in scenarios)}"
 
-    def score(self, agent: Agent) -> Score:
-        results = evaluate(self.task, agent, self.cells, [SELECTION_SEEDS], self.workers, seed_per_cell=True)
+    def score(self, policy: Policy, on_episode: Callable[[int, int], None] | None = None) -> Score:
+        results = evaluate(self.task, policy, self.cells, [SELECTION_SEEDS], self.workers, True, on_episode)
         by_scenario: dict[str, list[float]] = {}
         for result in results:
             by_scenario.setdefault(result.scenario, []).append(1.0 - result.failure_rate)
         nominal = float(np.mean(by_scenario.pop("logged")))
         return Score(nominal, {name: float(np.mean(rates)) for name, rates in by_scenario.items()})
+
+
+def seconds_a_step(policy: Policy, workers: Workers, physics: Physics, steps: int = 12) -> float:
+    """How long one step of all the workers' environments takes with this policy."""
+    rows = list(range(workers.n_envs))
+    policy.reset(len(rows))
+    observation = workers.reset(rows, [SELECTION_SEEDS - 1 - row for row in rows], [physics] * len(rows))
+    is_first = np.ones(len(rows), bool)
+    begun = time.monotonic()
+    for _ in range(steps):
+        observation = workers.step(rows, policy.act(observation, is_first)).observation
+        is_first[:] = False
+    return (time.monotonic() - begun) / steps
+
+
+def affordable_draws(step_s: float, max_steps: int, scenarios: int, n_envs: int, seconds: float) -> int:
+    """Worlds a scenario, so that one round of trying costs no more than `seconds`; at least 2."""
+    return next(
+        (
+            draws
+            for draws in (MOST_DRAWS, 8, 4)
+            if -(-(draws * (2 + scenarios)) // n_envs) * max_steps * step_s <= seconds
+        ),
+        2,
+    )

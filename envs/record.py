@@ -107,17 +107,25 @@ class RandomPolicy:
 class NoisyPolicy:
     """Another policy with noise on its actions, so that logs hold what happens beside the demonstrator's path.
 
-    An episode's standard deviation is drawn from `std` (in units of the action). The noise is correlated in time,
-    with a half-life of three steps: white noise would be averaged away by the robot's inertia.
+    An episode's standard deviation is drawn from `std` (in units of the action). The noise is white: of noise that lasts,
+    an imitator learns to repeat its own last command.
+
+    Args:
+        exploring: share of the episodes in which the hand slips now and then: for 3 to 8 steps the command is nothing at
+            all, or a random one. What was moving then comes to rest by itself, and a model sees by which law.
+
+    `meant` is what the wrapped policy would have done, kept in the log for imitators.
     """
 
-    correlation = 0.5 ** (1 / 3)
+    lapse_rate = 0.04  # chance a step that a lapse begins, in exploring episodes
 
-    def __init__(self, policy: Policy, std: tuple[float, float], seed: int = 0) -> None:
+    def __init__(self, policy: Policy, std: tuple[float, float], seed: int = 0, exploring: float = 0.0) -> None:
         low, high = std
         if not 0.0 <= low <= high:
             raise UserError(f"policy noise runs from {low:g} to {high:g}; give 0 <= low <= high")
-        self._policy, self._std_range = policy, (low, high)
+        if not 0.0 <= exploring <= 1.0:
+            raise UserError(f"exploring = {exploring:g}; give a share of the episodes, from 0 to 1")
+        self._policy, self._std_range, self._exploring = policy, (low, high), exploring
         self._streams = RowStreams(seed, FOR_NOISE)
         self.name = policy_name(policy)
 
@@ -125,20 +133,31 @@ class NoisyPolicy:
         self._policy.reset(n)
         self._streams.reset(n)
         self._std = np.zeros(n)
-        self._noise: list[np.ndarray | None] = [None] * n
+        self._explores = np.zeros(n, bool)
+        self._lapse: list[tuple[int, np.ndarray]] = [(0, np.zeros(0))] * n  # steps to go, command meanwhile
 
     def act(self, observation: Arrays, is_first: np.ndarray) -> np.ndarray:
         for row in self._streams.begin(is_first):
             self._std[row] = self._streams.rows[row].uniform(*self._std_range)
-            self._noise[row] = None
-        actions = self._policy.act(observation, is_first).copy()
-        fresh_share = np.sqrt(1.0 - self.correlation**2)
+            self._explores[row] = self._streams.rows[row].random() < self._exploring
+            self._lapse[row] = (0, np.zeros(0))
+        self.meant = self._policy.act(observation, is_first)
+        actions = self.meant.copy()
         for row, rng in enumerate(self._streams.rows):
-            fresh, before = rng.standard_normal(actions.shape[1]), self._noise[row]
-            noise = fresh if before is None else self.correlation * before + fresh_share * fresh
-            self._noise[row] = noise
-            actions[row] += self._std[row] * noise
+            actions[row] += self._std[row] * rng.standard_normal(actions.shape[1])
+            if self._explores[row]:
+                actions[row] = self._lapsed(row, rng, actions[row])
         return np.clip(actions, -1.0, 1.0)
+
+    def _lapsed(self, row: int, rng: np.random.Generator, action: np.ndarray) -> np.ndarray:
+        left, command = self._lapse[row]
+        if left == 0 and rng.random() < self.lapse_rate:
+            left = int(rng.integers(3, 9))
+            command = np.zeros(len(action)) if rng.random() < 0.5 else rng.uniform(-1.0, 1.0, len(action))
+        if left == 0:
+            return action
+        self._lapse[row] = (left - 1, command)
+        return command
 
 
 def policy_name(policy: Policy) -> str:
@@ -212,12 +231,14 @@ def _record(
         # A row that has run out of episodes keeps its last observation, so that the policy always sees all its rows.
         shown = {name: value.copy() for name, value in current.items()}
         actions = np.clip(policy.act(shown, is_first), -1.0, 1.0).astype(np.float32)
+        meant = np.clip(getattr(policy, "meant", actions), -1.0, 1.0).astype(np.float32)
         steps = workers.step(active, actions[active])
         _note(steps.observation, active, rows, current)
         for k, row in enumerate(active):
             running = rows[row]
             assert running is not None
             running.action.append(actions[row])
+            running.demonstrated.append(meant[row])
             running.applied_action.append(steps.info["applied_action"][k])
             running.reward.append(steps.reward[k])
             running.push.append(steps.info["push"][k])
@@ -252,6 +273,7 @@ class _Running:
     observation: dict[str, list[np.ndarray]] = field(default_factory=dict)
     action: list[np.ndarray] = field(default_factory=list)
     applied_action: list[np.ndarray] = field(default_factory=list)
+    demonstrated: list[np.ndarray] = field(default_factory=list)
     reward: list[np.float32] = field(default_factory=list)
     push: list[np.float32] = field(default_factory=list)
 
@@ -260,6 +282,7 @@ class _Running:
             observation={name: np.stack(values) for name, values in self.observation.items()},
             action=np.stack(self.action),
             applied_action=np.stack(self.applied_action),
+            demonstrated=np.stack(self.demonstrated),
             reward=np.array(self.reward, np.float32),
             push=np.array(self.push, np.float32),
             terminated=terminated,

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 from configs import UserError, suggest
 from envs.physics import Physics, PhysicsRange
+from worldmodel.storage import make_schema
 
 TASKS: dict[str, tuple[str, str]] = {
     "push-box": ("envs.tasks.push_box", "PushBox"),
     "hopper": ("envs.tasks.hopper", "Hopper"),
 }
+POLICY_NOISE = {"push-box": (0.0, 0.4), "hopper": (0.0, 0.2)}  # standard deviations, in units of the action
+EXPLORING = {"push-box": 0.35, "hopper": 0.0}  # share of a recording's episodes in which the hand slips
 
 
 def task_class(task: str):
@@ -41,3 +45,24 @@ def nominal(task: str) -> Physics:
 def log_ranges(task: str) -> PhysicsRange:
     """What `record-rollouts` draws from unless told otherwise: the worlds that starter logs know."""
     return dict(task_class(task).log_ranges)
+
+
+def policy_noise(task: str) -> tuple[float, float]:
+    """What the demonstrator's noise is drawn from, an episode at a time, unless told otherwise."""
+    task_class(task)
+    return POLICY_NOISE[task]
+
+
+def exploring(task: str) -> float:
+    """Share of episodes that explore (envs.record.NoisyPolicy); the hopper's own falls are exploration enough."""
+    task_class(task)
+    return EXPLORING[task]
+
+
+def schema(task: str, camera: bool = False) -> dict[str, Any]:
+    """The schema of a log of this task."""
+    cls = task_class(task)
+    actions = len(cls.action_names)
+    bounds = [-1.0] * actions, [1.0] * actions
+    image = (64, 64, 3) if camera else None
+    return make_schema(cls.task_name, cls.control_hz, cls.observation_names, cls.action_names, *bounds, image)

@@ -81,19 +81,19 @@ class ActionMixture:
     of their useless mean. Built from raw numbers (..., K * (1 + 2A)).
     """
 
-    def __init__(self, raw: Tensor, actions: int, min_std: float, max_std: float) -> None:
+    def __init__(self, raw: Tensor, actions: int, min_std: float, max_std: float, least: float = 0.0) -> None:
         components = raw.shape[-1] // (1 + 2 * actions)
         logits, mean, spread = raw.split([components, components * actions, components * actions], -1)
         shape = (*raw.shape[:-1], components, actions)
         self.log_weight = torch.log_softmax(logits, -1)  # (..., K)
         self.mean = torch.tanh(mean).reshape(shape)
-        self.std = ((max_std - min_std) * torch.sigmoid(spread) + min_std).reshape(shape)
+        self.std = ((max_std - min_std) * torch.sigmoid(spread) + min_std).clamp(min=least).reshape(shape)
 
     def sample(self) -> Tensor:
-        """(..., A); not clipped, so that log probabilities are exact."""
+        """(..., A), differentiable in the chosen component; not clipped, so that log probabilities are exact."""
         chosen = sample_one_hot(self.log_weight.detach()).unsqueeze(-1)
         mean, std = (self.mean * chosen).sum(-2), (self.std * chosen).sum(-2)
-        return (mean + std * torch.randn_like(mean)).detach()
+        return mean + std * torch.randn_like(mean)
 
     def mode(self) -> Tensor:
         """The mean of the likeliest component."""

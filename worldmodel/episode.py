@@ -33,6 +33,13 @@ class Episode:
     """The factors that are known, by `Physics` field name, SI; {} for a log that labels nothing."""
     info: dict[str, Any] = field(default_factory=dict)
     """Anything JSON holds: task, seed (of the environment's reset), policy, split, source, ..."""
+    demonstrated: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    """(T, A) float32, what the demonstrator meant, before the noise that the recording added to learn what lies beside the
+    path (Laskey et al., "DART", 2017). What an imitator should copy. Default: `action`."""
+
+    def __post_init__(self) -> None:
+        if not self.demonstrated.size:
+            self.demonstrated = self.action
 
     @property
     def length(self) -> int:
@@ -52,7 +59,7 @@ class Episode:
         if self.observation["vector"].ndim != 2:
             shape = self.observation["vector"].shape
             raise UserError(f"{name}: observation vector has shape {shape}, expected (T+1, D)")
-        expected = {"applied_action": self.action.shape, "reward": (steps,), "push": (steps,)}
+        expected = {"applied_action": self.action.shape, "demonstrated": self.action.shape, "reward": (steps,), "push": (steps,)}
         for key, shape in expected.items():
             if getattr(self, key).shape != shape:
                 raise UserError(f"{name}: {key} has shape {getattr(self, key).shape}, expected {shape}")
@@ -70,7 +77,7 @@ class Episode:
 
     def _arrays(self) -> dict[str, np.ndarray]:
         observation = {f"observation {key}": array for key, array in self.observation.items()}
-        own = {key: getattr(self, key) for key in ("action", "applied_action", "reward", "push")}
+        own = {key: getattr(self, key) for key in ("action", "applied_action", "demonstrated", "reward", "push")}
         return {**observation, **own}
 
 

@@ -15,7 +15,7 @@ from worldmodel.episode import Episode
 
 VERSION = 1
 ROWS, INDEX, SCHEMA = "rows.npy", "episodes.jsonl", "schema.json"
-STEP_FIELDS = ("action", "applied_action", "reward", "push")
+STEP_FIELDS = ("action", "applied_action", "demonstrated", "reward", "push")
 RECORD_KEYS = {"start", "length", "terminated", "truncated", "physics", "info", "crc32"}
 _MAGIC = b"\x93NUMPY\x01\x00"
 _COUNT_DIGITS = 20
@@ -124,7 +124,8 @@ def row_dtype(schema: Mapping[str, Any]) -> np.dtype:
         (key, np.dtype(entry["dtype"]).newbyteorder("<"), tuple(entry["shape"]))
         for key, entry in schema["observation"].items()
     ]
-    fields += [("action", "<f4", actions), ("applied_action", "<f4", actions), ("reward", "<f4"), ("push", "<f4")]
+    fields += [(name, "<f4", actions) for name in ("action", "applied_action", "demonstrated")]
+    fields += [("reward", "<f4"), ("push", "<f4")]
     return np.dtype(fields)
 
 

@@ -1,16 +1,17 @@
 """The world model: encoder, RSSM, decoder and heads, and the loss that trains them.
 
 DreamerV3's, with what this project adds, each of which a setting switches off: channels scaled by their own statistics,
-observations carried beside the latent, a decoder whose noise is calibrated per channel, the context beside the action,
-a head that reads the context back, and an open-loop loss over several steps.
+observations carried beside the latent, a decoder that states its noise, the context beside the action, and a head that
+reads the context back.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from einops import rearrange, repeat
+from einops import rearrange
 from torch import Tensor, nn
 
 from worldmodel.context import ContextSpec
@@ -19,8 +20,6 @@ from worldmodel.nets import MLP, Head, ImageDecoder, ImageEncoder, Linear
 from worldmodel.replay import Batch, Statistics
 from worldmodel.rssm import RSSM, RSSMConfig, State
 
-import os
-CUT=float(os.environ.get('CUT','1'))
 
 class Belief(NamedTuple):
     """What the model holds of a moment: the RSSM's state, and the vector observation that it carries on.
@@ -59,7 +58,7 @@ class ModelConfig:
     context_dropout: float = 0.5  # share of training segments whose physics is hidden: the robot's own view
     carry: bool = True  # predict changes of the last observation and feed it back; False decodes from the latent alone
     noise_floor: float = 0.02  # least standard deviation a decoded channel may claim, in shares of its own (or its change's)
-    overshoot: int = 10  # steps of the open-loop loss; 0 trains as DreamerV3 does
+    vector_scale: float = 10.0  # weight of the vector observation's loss
     representation_scale: float = 0.1
 
 
@@ -89,7 +88,7 @@ class WorldModel(nn.Module):
         tokens = units + (self.image_encoder.outputs if self.image_encoder else 0)
         self.rssm = RSSM(config.rssm, tokens, spaces.action + 2 * len(context) + self.carried)
         self.feat_size = feat = self.rssm.feat_size + self.carried
-        outputs = spaces.vector * (1 + len(context) if config.carry else 1)
+        outputs = spaces.vector * (2 + (len(context) if config.carry else 0))
         self.decoder = Head(feat, units, layers, outputs, outscale=0.1 if config.carry else 1.0)
         self.image_decoder = None
         if spaces.image:
@@ -101,13 +100,10 @@ class WorldModel(nn.Module):
         self.mean: Tensor
         self.std: Tensor
         self.step_std: Tensor
-        self.noise: Tensor
         self.bins: Tensor
         self.register_buffer("mean", torch.zeros(spaces.vector))
         self.register_buffer("std", torch.ones(spaces.vector))
         self.register_buffer("step_std", torch.ones(spaces.vector))  # of the change in a step, in shares of `std`
-        # Mean squared error of each decoded channel, (0) filtered and (k) after k open-loop steps: the decoder's variance.
-        self.register_buffer("noise", torch.full((1 + config.overshoot, spaces.vector), 0.1))
         self.register_buffer("bins", twohot_bins())
 
     # -- observations -------------------------------------------------------------------------------------------------
@@ -132,29 +128,29 @@ class WorldModel(nn.Module):
         pixels = self.image_encoder(flat).reshape(*tokens.shape[:-1], -1)
         return torch.cat([tokens, pixels], -1)
 
-    def _change(self, latent: State, before: Tensor, context: Tensor) -> Tensor:
-        """Scaled observation (..., D) after a step, from the latent, the scaled one before and the known context (..., C).
+    def _expected(self, latent: State, before: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Scaled observation and the logarithm of its standard deviation (..., D), in units of `step_std` if carried.
 
-        The change is linear in each factor, as forces are, with coefficients that depend on the state: outside the logs'
-        range a linear law goes on where a network bends back to what it has seen.
+        From the latent, the scaled observation before and the known context (..., C). The change in a step is linear in
+        each factor, as forces are, with coefficients that depend on the state.
         """
         out = self.decoder(torch.cat([latent.deter, latent.stoch, before.clamp(-8, 8)], -1))
         out = rearrange(out, "... (k d) -> ... k d", d=self.spaces.vector)
-        change = out[..., 0, :] + torch.einsum("...c,...cd->...d", context, out[..., 1:, :])
-        return before + self.step_std * change
+        mean, log_std = out[..., 0, :], out[..., 1, :]
+        low = math.log(self.config.noise_floor)
+        log_std = low + nn.functional.softplus(log_std - low)
+        if not self.carried:
+            return mean, log_std
+        change = mean + torch.einsum("...c,...cd->...d", context, out[..., 2:, :])
+        return before + self.step_std * change, log_std
 
     def _told(self, inputs: Tensor) -> Tensor:
         """The known factors' values (..., C), zero where unknown, out of the RSSM's inputs."""
         return inputs[..., self.spaces.action : self.spaces.action + len(self.context)]
 
-    def _recurrent(self, inputs: Tensor, before: Tensor) -> Tensor:
-        """What enters the recurrence: values outside the logs are cut to their range there, see `_change`."""
-        inputs = torch.cat([inputs[..., : self.spaces.action], inputs[..., self.spaces.action :].clamp(-CUT, CUT), before], -1)
-        return inputs
-
     def decode(self, belief: Belief) -> Tensor:
         """The expected vector observation (..., D), in the log's own units."""
-        scaled = belief.vector if self.carried else self.decoder(belief.feat())
+        scaled = belief.vector if self.carried else self._expected(belief.latent, belief.vector, belief.vector)[0]
         return scaled * self.std + self.mean
 
     def decode_image(self, belief: Belief) -> Tensor:
@@ -203,7 +199,7 @@ class WorldModel(nn.Module):
         before[:, 1:] = scaled[:, :-1] * (~is_first[:, 1:]).unsqueeze(-1)
         if not self.carried:
             before, scaled = before[..., :0], scaled[..., :0]
-        recurrent = self._recurrent(inputs, before)
+        recurrent = torch.cat([inputs, before], -1)
         latent, posterior = self.rssm.observe(self.encode(vector, image), recurrent, is_first)
         return Belief(latent.deter, latent.stoch, scaled), posterior, before
 
@@ -220,13 +216,15 @@ class WorldModel(nn.Module):
         if is_first is not None:
             before = before * (~is_first).unsqueeze(-1)
         token = self.encode(vector, image)
-        latent = self.rssm.observe_step(belief.latent, token, self._recurrent(inputs, before), is_first)
+        latent = self.rssm.observe_step(belief.latent, token, torch.cat([inputs, before], -1), is_first)
         return Belief(latent.deter, latent.stoch, self.scale(vector) if self.carried else before)
 
     def imagine_step(self, belief: Belief, inputs: Tensor, sample: bool = True) -> Belief:
         """One step without an observation: (N, ...) under inputs (N, ·)."""
-        latent = self.rssm.imagine_step(belief.latent, self._recurrent(inputs, belief.vector), sample)
-        vector = self._change(latent, belief.vector, self._told(inputs)) if self.carried else belief.vector
+        latent = self.rssm.imagine_step(belief.latent, torch.cat([inputs, belief.vector], -1), sample)
+        vector = belief.vector
+        if self.carried:
+            vector = self._expected(latent, vector, self._told(inputs))[0]
         return Belief(latent.deter, latent.stoch, vector)
 
     def imagine(self, belief: Belief, inputs: Tensor, sample: bool = True) -> Belief:
@@ -239,30 +237,18 @@ class WorldModel(nn.Module):
 
     # -- training -----------------------------------------------------------------------------------------------------
 
-    def _vector_loss(self, decoded: Tensor, target: Tensor, level: int | slice, weight: Tensor) -> Tensor:
-        """Gaussian log loss (B, T) under the calibrated noise; with unit noise a decoder would not care for centimetres.
+    def _vector_loss(self, latent: State, before: Tensor, inputs: Tensor, target: Tensor) -> Tensor:
+        """Gaussian log loss (B, T) of the scaled observation under the noise that the decoder itself states.
 
-        Rybkin et al., "Simple and Effective VAE Training with Calibrated Decoders" (2021): the variance is the running
-        mean squared error itself, here kept per channel and per number of open-loop steps.
+        A box slides by a smooth law and is struck in jumps: with one noise for both, the jumps would drown the law.
+        Each term is weighted by its standard deviation, without which what is hard at first is never learnt: Seitzer et
+        al., "On the Pitfalls of Heteroscedastic Uncertainty Estimation" (2022), beta = 0.5.
         """
-        unit = self.step_std if self.carried else torch.ones_like(self.step_std)
-        squared = ((decoded - target) / unit) ** 2  # (B, T, D)
-        with torch.no_grad():
-            if self.training:
-                axes = 0 if isinstance(level, slice) else (0, 1)
-                total = weight.sum(axes)
-                error = (squared * weight.unsqueeze(-1)).sum(axes) / total.clamp(min=1).unsqueeze(-1)
-                seen = self.noise[level]
-                # A batch that the optimiser will refuse must leave no trace here either.
-                usable = (total > 0).unsqueeze(-1) & torch.isfinite(error)
-                self.noise[level] = torch.where(usable, seen + 0.02 * (error - seen), seen)
-            variance = self.noise[level].clamp(min=self.config.noise_floor**2)
-        # The logarithm has no gradient, as the variance has none; without it the loss would not fall as the model learns.
-        return 0.5 * (squared / variance + torch.log(variance)).sum(-1) * weight
-
-    def _head_losses(self, belief: Belief, reward: Tensor, alive: Tensor) -> tuple[Tensor, Tensor]:
-        feat = belief.feat()
-        return twohot_loss(self.reward(feat), reward, self.bins), bernoulli_loss(self.continuation(feat).squeeze(-1), alive)
+        mean, log_std = self._expected(latent, before, self._told(inputs))
+        unit = self.step_std if self.carried else 1.0
+        error = (target - mean) / unit
+        nll = 0.5 * (error * torch.exp(-log_std)) ** 2 + log_std
+        return (nll * torch.exp(log_std.detach())).sum(-1)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """One training loss: (scalar, parts without gradient)."""
@@ -275,11 +261,12 @@ class WorldModel(nn.Module):
         alive = (~batch.is_terminal).float()
         # A carried observation leaves nothing to predict where nothing came before.
         counted = (~batch.is_first).float() if self.carried else torch.ones(size, length, device=device)
-        decoded = self._change(beliefs.latent, before, self._told(inputs)) if self.carried else self.decoder(beliefs.feat())
         dynamics, representation = self.rssm.kl(posterior, beliefs.deter)
-        reward, continuation = self._head_losses(beliefs, batch.reward, alive)
+        feat = beliefs.feat()
+        reward = twohot_loss(self.reward(feat), batch.reward, self.bins)
+        continuation = bernoulli_loss(self.continuation(feat).squeeze(-1), alive)
         parts = {
-            "vector": self._vector_loss(decoded, target, 0, counted).mean(),
+            "vector": self.config.vector_scale * (self._vector_loss(beliefs.latent, before, inputs, target) * counted).mean(),
             "dynamics": dynamics.mean(),
             "representation": representation.mean(),
             "reward": reward.mean(),
@@ -294,34 +281,6 @@ class WorldModel(nn.Module):
             told = batch.known * (hidden & batch.labelled).unsqueeze(-1)
             nll = 0.5 * ((mean - batch.context) / std) ** 2 + torch.log(std)
             parts["context"] = (nll * told).sum(-1).mean()
-        if self.config.overshoot:
-            parts.update(self._open_loop_losses(beliefs, inputs, batch, target, alive))
         scales = {"representation": self.config.representation_scale}
         total = torch.stack([scales.get(name, 1.0) * part for name, part in parts.items()]).sum()
         return total, {name: part.detach() for name, part in parts.items()}
-
-    def _open_loop_losses(
-        self, beliefs: Belief, inputs: Tensor, batch: Batch, target: Tensor, alive: Tensor
-    ) -> dict[str, Tensor]:
-        """From two random states of each segment, imagine under the logged actions and compare with what came.
-
-        The filter's loss teaches one step ahead; dreams are many, and errors that feed back are only seen this way.
-        """
-        size, length = batch.is_first.shape
-        steps = min(self.config.overshoot, length - 1)
-        start = torch.randint(0, length - steps, (2 * size,), device=inputs.device)
-        row = repeat(torch.arange(size, device=inputs.device), "b -> (two b)", two=2)
-        ahead = start.unsqueeze(-1) + torch.arange(1, steps + 1, device=inputs.device)  # (2B, K)
-        pick = (row.unsqueeze(-1), ahead)
-        # Past the end of its episode a rollout has nothing to be compared with.
-        weight = torch.cumprod((~batch.is_first[pick]).float(), 1)
-        imagined = self.imagine(beliefs.at(row, start), inputs[pick])
-        reward, continuation = self._head_losses(imagined, batch.reward[pick], alive[pick])
-        decoded = imagined.vector if self.carried else self.decoder(imagined.feat())
-        vector = self._vector_loss(decoded, target[pick], slice(1, steps + 1), weight)
-        count = weight.sum().clamp(min=1)
-        return {
-            "open_loop_vector": vector.sum() / count,
-            "open_loop_reward": (reward * weight).sum() / count,
-            "open_loop_continuation": (continuation * weight).sum() / count,
-        }

@@ -8,6 +8,7 @@ Normalization" (2021), for the clipping; `embodied/jax/opt.py` for how they are 
 # pyright: reportPrivateImportUsage=false
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -25,7 +26,7 @@ class LaProp(torch.optim.Optimizer):
 
     def __init__(
         self,
-        params: Iterable[nn.Parameter],
+        params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
         lr: float,
         warmup: int = 1000,
         clip: float = 0.3,

@@ -30,7 +30,7 @@ class Batch:
     reward: Tensor  # (B, T)
     is_first: Tensor  # (B, T) bool: an episode's first row, and a segment's
     is_terminal: Tensor  # (B, T) bool
-    next_action: Tensor  # (B, T, A) the command given here (zero on an episode's last row)
+    demonstrated: Tensor  # (B, T, A) what the demonstrator meant to command here (zero on an episode's last row)
     is_last: Tensor  # (B, T) bool
     episode: np.ndarray  # (B, T) index into the log
     step: np.ndarray  # (B, T) step within the episode
@@ -132,7 +132,7 @@ class Replay:
             reward=torch.from_numpy(np.where(started, before["reward"], 0.0).astype(np.float32)),
             is_first=torch.from_numpy(first),
             is_terminal=torch.from_numpy(last & self.terminated[episode]),
-            next_action=scaled(here["action"], ~last),
+            demonstrated=scaled(here["demonstrated"], ~last),
             is_last=torch.from_numpy(last),
             episode=episode,
             step=step,

@@ -1,7 +1,8 @@
 """A log folder: episodes on disk, safe against crashes, appendable, readable by others.
 
     rows.npy        standard NPY (numpy's format 1.0), one structured row an observation: a field for each observation
-                    key, then action, applied_action, reward, push. An episode of T steps takes T + 1 rows; its last
+                    key, then action, applied_action, demonstrated,
+                    reward, push. An episode of T steps takes T + 1 rows; its last
                     row has no action, and zeros in its place. `np.load("rows.npy", mmap_mode="r")` reads it.
     episodes.jsonl  one line of JSON an episode: start (its first row), length (T), terminated, truncated, physics,
                     info, crc32 (of its rows' bytes, continued over the line's own text without the crc32 entry).

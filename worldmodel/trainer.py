@@ -24,9 +24,9 @@ NAME = "world-model"
 class TrainerConfig:
     """How to train; the defaults suit a laptop."""
 
-    batch: int = 16
-    length: int = 32
-    lr: float = 1e-3
+    batch: int = 40
+    length: int = 20
+    lr: float = 1.5e-3
     warmup: int = 200
     decay_from: float = 0.6  # from this share of the budget on, the learning rate falls to a tenth
     terminal_share: float = 0.2
@@ -91,7 +91,7 @@ class Trainer:
         spent = max(0.0, (progress - self.config.decay_from) / (1 - self.config.decay_from))
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr * self.caution * 0.1 ** min(1.0, spent)
-        self.model.train()
+        self.model.train().requires_grad_(True)
         loss, parts = self.model.loss(batch)
         if not self.safe_step(loss):
             self._refuse()

@@ -135,6 +135,7 @@ class Hopper(BulletEnv):
             )
 
     def _reset_state(self, rng: np.random.Generator) -> None:
+        self._travelled_m = 0.0
         angles = rng.uniform(-START_SPREAD_RAD, START_SPREAD_RAD, len(JOINTS))
         self._set_state(np.concatenate([np.zeros(3), angles]), np.zeros(len(POSED)))
         self._contact = 0.0
@@ -189,6 +190,7 @@ class Hopper(BulletEnv):
         self._contact = float(len(touching) > 0)
         before, self._mean_x = self._mean_x, _mean_x(self._late_positions)
         progress_m = self._mean_x - before
+        self._travelled_m += progress_m
         fallen = not (vector[0] + TORSO_Z_M > FALLEN_Z_M and abs(vector[7]) < FALLEN_PITCH_RAD)
         # Python's own sums: numpy's take longer than the physics on three numbers.
         action, rates = applied_action.tolist(), self._joint_rates.tolist()
@@ -201,7 +203,7 @@ class Hopper(BulletEnv):
             - 0.1 * stall
             - 0.1 * float(np.count_nonzero(np.abs(vector[8:14:2]) > 0.99))
         )
-        return Outcome(reward, failure=fallen, success=not fallen, progress=progress_m)
+        return Outcome(reward, failure=fallen, success=not fallen, progress=self._travelled_m)
 
     def _push(self, speed_m_s: float) -> None:
         # The sliding joint carries the whole robot, so its rate is the speed of every part.

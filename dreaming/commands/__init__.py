@@ -1,0 +1,1 @@
+"""What the console scripts do, once their arguments are parsed."""
