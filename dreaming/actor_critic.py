@@ -32,9 +32,10 @@ class ActorCriticConfig:
     clone_lr: float = 1e-3
     lr: float = 3e-4  # of the actor
     critic_lr: float = 1e-3
+    critic_first: int = 100  # updates of the critic alone: advantages over a critic that knows nothing spoil the clone
     slow_rate: float = 0.02  # share of the critic that its slow copy takes over at each update
-    imitation: float = 0.05  # weight of the pull towards the logs' actions, annealed to `imitation_end`
-    imitation_end: float = 0.01
+    imitation: float = 0.02  # weight of the pull towards the logs' actions, annealed to `imitation_end`
+    imitation_end: float = 0.005
 
 
 def lambda_return(reward: Tensor, continuation: Tensor, value: Tensor, discount: float, lam: float) -> Tensor:
@@ -98,7 +99,7 @@ class ActorCritic(nn.Module):
         feat = rollout.world.feat()
         return torch.cat([feat, pairs.expand(-1, feat.shape[1], -1)], -1)
 
-    def losses(self, model: WorldModel, rollout: Rollout) -> tuple[Tensor, dict[str, Tensor]]:
+    def losses(self, model: WorldModel, rollout: Rollout, critic_only: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
         """Actor and critic loss on dreams that were imagined with gradients (`dynamics`) or without (`reinforce`)."""
         c = self.config
         feat = self.critic_input(rollout)
@@ -130,7 +131,7 @@ class ActorCritic(nn.Module):
             "critic_loss": critic_loss,
             "return_scale": scale,
         }
-        return actor_loss + critic_loss, {k: v.detach() for k, v in metrics.items()}
+        return critic_loss if critic_only else actor_loss + critic_loss, {k: v.detach() for k, v in metrics.items()}
 
     @torch.no_grad()
     def follow(self) -> None:

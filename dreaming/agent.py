@@ -1,8 +1,9 @@
 """The policy: the actor's network, and the agent that runs it on a robot with only what a robot has.
 
-The actor sees the latest observation. Of its physics it knows nothing (`view="blind"`), or what the world model, filtering
-past observations and commands, makes of them (`view="estimate"`): DESIGN.md, decision 3. It is not shown the filter's
-state itself: a clone that could see it was measured to learn to repeat its last command, and failed in every episode.
+The actor sees the latest observation. Of its physics it knows nothing (`view="blind"`), or what the world model,
+filtering past observations and commands, makes of them (`view="estimate"`): DESIGN.md, decision 3. It is not shown the
+filter's state itself: a clone that could see it was measured to learn to repeat its last command, and failed in every
+episode.
 """
 
 from dataclasses import dataclass
@@ -34,7 +35,8 @@ class Actor(nn.Module):
 
     def __init__(self, config: ActorConfig, model: WorldModel, view: View) -> None:
         super().__init__()
-        self.config, self.actions, self.view = config, model.spaces.action, view
+        self.config, self.actions = config, model.spaces.action
+        self.view: View = view
         inputs = model.spaces.vector + (len(model.context) if view == "estimate" else 0)
         self.head = Head(inputs, config.units, config.layers, config.components * (1 + 2 * self.actions), outscale=0.1)
 

@@ -1,7 +1,7 @@
 """Dreams: from logged states, under a scenario's physics, the agent acts on what the world model imagines.
 
-Two beliefs run side by side. The *world's* knows the dreamt physics and decides what happens; the *agent's* sees only the
-imagined observations, as it would on the robot. Letters: N dreams, H steps, D channels, A actions, C factors.
+Two beliefs run side by side. The *world's* knows the dreamt physics and decides what happens; the *agent's* sees only
+the imagined observations, as it would on the robot. Letters: N dreams, H steps, D channels, A actions, C factors.
 """
 
 from dataclasses import dataclass
@@ -41,8 +41,8 @@ class Starts:
     step: Tensor  # (N,)
 
     def __getitem__(self, index) -> "Starts":
-        parts = (getattr(self, name) for name in self.__dataclass_fields__)
-        return Starts(*(part.at(index) if isinstance(part, Belief) else part[index] for part in parts))
+        tensors = (self.vector, self.recent, self.episode, self.step)
+        return Starts(self.world.at(index), self.agent.at(index), *(part[index] for part in tensors))
 
 
 @dataclass

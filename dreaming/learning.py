@@ -133,7 +133,7 @@ class DreamLearner:
         prepared = dream_physics(self.model, physics, starts.step.numpy(), c.horizon, self.control_hz)
         with torch.set_grad_enabled(c.actor_critic.gradient == "dynamics"):
             rollout = imagine(self.model, self.learner.actor, starts, prepared, c.horizon)
-        loss, metrics = self.learner.losses(self.model, rollout)
+        loss, metrics = self.learner.losses(self.model, rollout, self.updates < c.actor_critic.critic_first)
         a = c.actor_critic
         weight = a.imitation + (a.imitation_end - a.imitation) * min(1.0, progress)
         if weight:

@@ -65,7 +65,7 @@ class Physics:
         return (nominal or cls()).replace(**values)
 
     def to_dict(self) -> dict[str, float]:
-        return dataclasses.asdict(self)
+        return {name: getattr(self, name) for name in FACTORS}
 
     def replace(self, **factors: float) -> Physics:
         return dataclasses.replace(self, **factors)

@@ -107,12 +107,12 @@ class RandomPolicy:
 class NoisyPolicy:
     """Another policy with noise on its actions, so that logs hold what happens beside the demonstrator's path.
 
-    An episode's standard deviation is drawn from `std` (in units of the action). The noise is white: of noise that lasts,
-    an imitator learns to repeat its own last command.
+    An episode's standard deviation is drawn from `std` (in units of the action). The noise is white: of noise that
+    lasts, an imitator learns to repeat its own last command.
 
     Args:
-        exploring: share of the episodes in which the hand slips now and then: for 3 to 8 steps the command is nothing at
-            all, or a random one. What was moving then comes to rest by itself, and a model sees by which law.
+        exploring: share of the episodes in which the hand slips now and then: for 3 to 8 steps the command is nothing
+            at all, or a random one. What was moving then comes to rest by itself, and a model sees by which law.
 
     `meant` is what the wrapped policy would have done, kept in the log for imitators.
     """

@@ -34,8 +34,8 @@ class Episode:
     info: dict[str, Any] = field(default_factory=dict)
     """Anything JSON holds: task, seed (of the environment's reset), policy, split, source, ..."""
     demonstrated: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
-    """(T, A) float32, what the demonstrator meant, before the noise that the recording added to learn what lies beside the
-    path (Laskey et al., "DART", 2017). What an imitator should copy. Default: `action`."""
+    """(T, A) float32, what the demonstrator meant, before the noise that the recording added to learn what lies beside
+    the path (Laskey et al., "DART", 2017). What an imitator should copy. Default: `action`."""
 
     def __post_init__(self) -> None:
         if not self.demonstrated.size:
@@ -59,7 +59,8 @@ class Episode:
         if self.observation["vector"].ndim != 2:
             shape = self.observation["vector"].shape
             raise UserError(f"{name}: observation vector has shape {shape}, expected (T+1, D)")
-        expected = {"applied_action": self.action.shape, "demonstrated": self.action.shape, "reward": (steps,), "push": (steps,)}
+        shape = self.action.shape
+        expected = {"applied_action": shape, "demonstrated": shape, "reward": (steps,), "push": (steps,)}
         for key, shape in expected.items():
             if getattr(self, key).shape != shape:
                 raise UserError(f"{name}: {key} has shape {getattr(self, key).shape}, expected {shape}")

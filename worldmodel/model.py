@@ -9,7 +9,6 @@ import math
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -24,7 +23,8 @@ from worldmodel.rssm import RSSM, RSSMConfig, State
 class Belief(NamedTuple):
     """What the model holds of a moment: the RSSM's state, and the vector observation that it carries on.
 
-    `vector` (..., D) is scaled, seen where there was an observation, imagined where not; of width 0 if nothing is carried.
+    `vector` (..., D) is scaled, seen where there was an observation, imagined where not; of width 0 if nothing is
+    carried.
     """
 
     deter: Tensor
@@ -57,7 +57,7 @@ class ModelConfig:
     layers: int = 3
     context_dropout: float = 0.5  # share of training segments whose physics is hidden: the robot's own view
     carry: bool = True  # predict changes of the last observation and feed it back; False decodes from the latent alone
-    noise_floor: float = 0.02  # least standard deviation a decoded channel may claim, in shares of its own (or its change's)
+    noise_floor: float = 0.02  # least standard deviation a decoded channel may claim, as a share of its (change's) own
     vector_scale: float = 10.0  # weight of the vector observation's loss
     representation_scale: float = 0.1
 
@@ -74,8 +74,8 @@ class Spaces:
 class WorldModel(nn.Module):
     """Shapes: B batch, T time, D vector channels, A actions, C context factors, F features.
 
-    Why observations are carried: 32 categoricals say where a box is to a few centimetres, and whether a finger touches it
-    is decided by millimetres. The latent is left to hold what the observation does not say.
+    Why observations are carried: 32 categoricals say where a box is to a few centimetres, and whether a finger touches
+    it is decided by millimetres. The latent is left to hold what the observation does not say.
     """
 
     def __init__(self, config: ModelConfig, spaces: Spaces, context: ContextSpec) -> None:
@@ -96,7 +96,9 @@ class WorldModel(nn.Module):
             self.image_decoder = ImageDecoder(config.rssm.deter, rest, config.depth, units)
         self.reward = Head(feat, units, 1, 255, outscale=0.0)
         self.continuation = Head(feat, units, 1, 1)
-        self.context_head = nn.Sequential(MLP(feat, units, 1), Linear(units, 2 * len(context))) if len(context) else None
+        self.context_head = None
+        if len(context):
+            self.context_head = nn.Sequential(MLP(feat, units, 1), Linear(units, 2 * len(context)))
         self.mean: Tensor
         self.std: Tensor
         self.step_std: Tensor
@@ -192,7 +194,9 @@ class WorldModel(nn.Module):
         action = torch.where(labelled.unsqueeze(-1), batch.applied_action, batch.action)
         return self.action_input(action, batch.context, batch.known * labelled.unsqueeze(-1))
 
-    def filter(self, vector: Tensor, image: Tensor | None, inputs: Tensor, is_first: Tensor) -> tuple[Belief, Tensor, Tensor]:
+    def filter(
+        self, vector: Tensor, image: Tensor | None, inputs: Tensor, is_first: Tensor
+    ) -> tuple[Belief, Tensor, Tensor]:
         """Filter a sequence: beliefs (B, T), the posterior's log probabilities, and the scaled observations before."""
         scaled = self.scale(vector)
         before = torch.zeros_like(scaled)
@@ -263,10 +267,11 @@ class WorldModel(nn.Module):
         counted = (~batch.is_first).float() if self.carried else torch.ones(size, length, device=device)
         dynamics, representation = self.rssm.kl(posterior, beliefs.deter)
         feat = beliefs.feat()
+        vector = self._vector_loss(beliefs.latent, before, inputs, target) * counted
         reward = twohot_loss(self.reward(feat), batch.reward, self.bins)
         continuation = bernoulli_loss(self.continuation(feat).squeeze(-1), alive)
         parts = {
-            "vector": self.config.vector_scale * (self._vector_loss(beliefs.latent, before, inputs, target) * counted).mean(),
+            "vector": self.config.vector_scale * vector.mean(),
             "dynamics": dynamics.mean(),
             "representation": representation.mean(),
             "reward": reward.mean(),

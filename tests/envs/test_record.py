@@ -14,7 +14,7 @@ TASKS = sorted(registry.TASKS)
 def same(a, b):
     for name, values in a.observation.items():
         np.testing.assert_array_equal(values, b.observation[name])
-    for name in ("action", "applied_action", "reward", "push"):
+    for name in ("action", "applied_action", "demonstrated", "reward", "push"):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
     assert (a.terminated, a.truncated, a.physics, a.info) == (b.terminated, b.truncated, b.physics, b.info)
 
@@ -35,7 +35,7 @@ def test_neither_rows_nor_processes_change_an_episode(hopper_log, n_envs, proces
 @pytest.mark.parametrize("task", TASKS)
 def test_experts_with_noise_repeat_themselves(task):
     def run(n_envs):
-        policy = NoisyPolicy(ExpertPolicy(task, 2), (0.0, 0.2), 2)
+        policy = NoisyPolicy(ExpertPolicy(task, 2), (0.0, 0.2), 2, exploring=0.5)
         ranges = {**registry.log_ranges(task), "sensor_noise": 0.01}
         return list(record(task, policy, 3, seed=9, ranges=ranges, n_envs=n_envs, processes=0))
 
@@ -102,23 +102,79 @@ def test_stopping_early_ends_the_workers_and_keeps_the_order(hopper_log):
     assert count_steps(seen) == sum(episode.length for episode in hopper_log[:2])
 
 
-def test_noise_is_drawn_for_each_episode_and_lasts():
-    class Still:
-        def reset(self, n):
-            self.n = n
+class Still:
+    """Means 0.25 always."""
 
-        def act(self, observation, is_first):
-            return np.zeros((self.n, 2), np.float32)
+    def reset(self, n):
+        self.n = n
 
-    policy = NoisyPolicy(Still(), (0.1, 0.3), seed=0)
-    policy.reset(200)
-    first = np.ones(200, bool)
-    actions = np.stack([policy.act({}, first if t == 0 else ~first) for t in range(40)])  # (T, N, A)
+    def act(self, observation, is_first):
+        return np.full((self.n, 2), 0.25, np.float32)
+
+
+def acted(policy: NoisyPolicy, rows: int, steps: int) -> np.ndarray:
+    """Commands (T, N, A) of one episode a row; what was meant must stay untouched."""
+    policy.reset(rows)
+    first = np.ones(rows, bool)
+    actions = []
+    for t in range(steps):
+        actions.append(policy.act({}, first if t == 0 else ~first))
+        np.testing.assert_array_equal(policy.meant, np.full((rows, 2), 0.25))
+    return np.stack(actions)
+
+
+def test_noise_is_drawn_for_each_episode_and_is_white():
+    actions = acted(NoisyPolicy(Still(), (0.05, 0.2), seed=0), 200, 40)
+    assert actions.mean() == pytest.approx(0.25, abs=0.01)
     std = actions.std((0, 2))
-    assert 0.05 < std.min() < 0.15 and 0.25 < std.max() < 0.4
-    # Half of the correlation is left after three steps.
-    assert np.corrcoef(actions[:-3].ravel(), actions[3:].ravel())[0, 1] == pytest.approx(0.5, abs=0.06)
+    assert 0.03 < std.min() < 0.08 and 0.16 < std.max() < 0.25
+    for lag in (1, 3):
+        assert abs(np.corrcoef(actions[:-lag].ravel(), actions[lag:].ravel())[0, 1]) < 0.05
     assert abs(np.corrcoef(actions[:, :-1].ravel(), actions[:, 1:].ravel())[0, 1]) < 0.05  # rows are independent
+    assert abs(np.corrcoef(actions[..., 0].ravel(), actions[..., 1].ravel())[0, 1]) < 0.05  # and so are motors
+
+
+def test_the_hand_slips_in_exploring_episodes_alone():
+    actions = acted(NoisyPolicy(Still(), (0.0, 0.0), seed=0, exploring=0.3), 300, 200)
+    slipped = (actions != np.float32(0.25)).any(-1)  # (T, N): without noise, nothing else departs from what was meant
+    share = slipped.any(0).mean()
+    assert share == pytest.approx(0.3, abs=0.08)
+    assert not (acted(NoisyPolicy(Still(), (0.0, 0.0), seed=0), 50, 100) != np.float32(0.25)).any()
+    lengths, nothing = [], []
+    for row in np.flatnonzero(slipped.any(0)):
+        t = 0
+        while t < len(slipped):
+            if not slipped[t, row]:
+                t += 1
+                continue
+            end = t
+            while end < len(slipped) and (actions[end, row] == actions[t, row]).all():
+                end += 1
+            if end < len(slipped):
+                lengths.append(end - t)
+                nothing.append(not actions[t, row].any())
+            t = end
+    # Two lapses of nothing may follow each other at once and look like one: rarely.
+    assert min(lengths) == 3 and np.mean(np.array(lengths) <= 8) > 0.95 and 8 in lengths
+    assert np.mean(nothing) == pytest.approx(0.5, abs=0.1)
+    # A lapse begins in 4% of the steps outside one.
+    assert len(lengths) / (~slipped[:, slipped.any(0)]).sum() == pytest.approx(NoisyPolicy.lapse_rate, rel=0.15)
+
+
+def test_noise_leaves_what_was_meant_in_the_log():
+    """What is demonstrated is the expert's own answer to each observation; what is commanded holds the noise."""
+    policy = NoisyPolicy(ExpertPolicy("hopper"), (0.1, 0.2), 3, exploring=1.0)
+    (episode,) = record("hopper", policy, 1, seed=5, ranges={}, processes=0)
+    expert = ExpertPolicy("hopper")
+    expert.reset(1)
+    for t in range(episode.length):
+        vector = episode.observation["vector"][t : t + 1]
+        own = np.clip(expert.act({"vector": vector}, np.array([t == 0])), -1.0, 1.0)
+        np.testing.assert_allclose(episode.demonstrated[t], own[0], atol=1e-6)
+    assert (episode.action != episode.demonstrated).any(1).mean() > 0.9
+    np.testing.assert_array_equal(episode.applied_action, episode.action)
+    plain = next(record("hopper", ExpertPolicy("hopper"), 1, seed=5, ranges={}, processes=0))
+    np.testing.assert_array_equal(plain.demonstrated, plain.action)
 
 
 def test_streams_follow_the_order_in_which_episodes_begin():
@@ -145,3 +201,5 @@ def test_mistakes_are_named():
         next(record("hopper", policy, 0, 0))
     with pytest.raises(UserError, match="noise runs from 0.3 to 0.1"):
         NoisyPolicy(policy, (0.3, 0.1))
+    with pytest.raises(UserError, match="exploring = 1.5"):
+        NoisyPolicy(policy, (0.0, 0.1), exploring=1.5)

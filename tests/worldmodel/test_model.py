@@ -1,9 +1,11 @@
 import dataclasses
+import math
 
 import numpy as np
 import pytest
 import torch
-from toy_logs import sliding_mass, with_images, write_log
+from torch.distributions import Normal
+from toy_logs import slide, sliding_mass, with_images, write_log
 
 from worldmodel.context import ContextSpec
 from worldmodel.model import Belief, ModelConfig, Spaces, WorldModel
@@ -12,7 +14,7 @@ from worldmodel.replay import Batch, Replay
 from worldmodel.rssm import RSSMConfig
 
 SMALL = RSSMConfig(deter=32, hidden=16, stoch=4, classes=6, blocks=4)
-TINY = ModelConfig(SMALL, units=16, depth=2, layers=1, overshoot=4)
+TINY = ModelConfig(SMALL, units=16, depth=2, layers=1)
 WITHOUT_CARRY = dataclasses.replace(TINY, carry=False)
 
 
@@ -150,7 +152,7 @@ def test_the_loss_is_the_sum_of_its_parts_and_reaches_every_weight(replay, confi
 
 
 def test_additions_to_dreamer_can_be_switched_off(replay):
-    config = dataclasses.replace(WITHOUT_CARRY, overshoot=0)
+    config = WITHOUT_CARRY
     _, parts = built(replay, config).train().loss(replay.sample(8, 10, np.random.default_rng(0)))
     assert set(parts) == {"vector", "dynamics", "representation", "reward", "continuation", "context"}
     bare = WorldModel(config, Spaces(2, 1), ContextSpec((), (), ()))
@@ -168,34 +170,88 @@ def test_the_context_is_learnt_only_where_it_was_hidden_and_is_labelled(replay):
     assert hidden.loss(replay.whole([4, 5], 10))[1]["context"].item() == 0
 
 
-def test_an_open_loop_rollout_ends_with_its_episode(replay):
-    """Segments of 5 rows with 4 open-loop steps start at the first row only; an episode begins at the second."""
-    model, batch = built(replay).train(), replay.whole([0, 1], 5)
-    batch.is_first[:, 1] = True
-    _, parts = model.loss(batch)
-    assert [parts[f"open_loop_{name}"].item() for name in ("vector", "reward", "continuation")] == [0.0, 0.0, 0.0]
+@pytest.mark.parametrize("config", [TINY, WITHOUT_CARRY])
+def test_the_vector_loss_is_the_weighted_gaussian_one(replay, config):
+    """Against torch's own normal distribution: beta = 0.5, the weight a standard deviation without gradient."""
+    model, batch = built(replay, config), replay.whole([0, 1], 8)
+    torch.nn.init.normal_(model.decoder.out.bias, 0.0, 1.0)
+    inputs = model.inputs(batch, torch.zeros_like(batch.labelled))
+    beliefs, _, before = model.filter(batch.vector, None, inputs, batch.is_first)
+    target = model.scale(batch.vector)
+    mean, log_std = model._expected(beliefs.latent, before, model._told(inputs))
+    unit = model.step_std if config.carry else torch.ones(2)
+    nll = -Normal(mean / unit, log_std.exp()).log_prob(target / unit) - 0.5 * math.log(2 * math.pi)
+    expected = (nll * log_std.exp()).sum(-1)
+    assert torch.allclose(model._vector_loss(beliefs.latent, before, inputs, target), expected, rtol=1e-3, atol=1e-4)
 
 
-def test_the_decoders_noise_becomes_its_mean_squared_error(replay):
-    model = built(replay, dataclasses.replace(WITHOUT_CARRY, overshoot=0)).train()
-    batch = replay.whole([0, 1, 2, 3], 16)
+@pytest.mark.parametrize("config", [TINY, WITHOUT_CARRY])
+def test_no_channel_claims_less_noise_than_the_floor(replay, config):
+    model, batch = built(replay, config), replay.whole([0, 1], 8)
     with torch.no_grad():
-        for _ in range(300):
-            model.loss(batch)
-        errors = []
-        for seed in range(30):
-            torch.manual_seed(seed)
-            hidden = torch.rand(4, 1) < 0.5
-            belief, *_ = model.filter(batch.vector, None, model.inputs(batch, hidden.expand(4, 16)), batch.is_first)
-            errors.append((model.decode(belief) - batch.vector).div(model.std).square().mean((0, 1)))
-    assert torch.allclose(model.noise[0], torch.stack(errors).mean(0), rtol=0.15)
+        model.decoder.out.weight.zero_()
+        model.decoder.out.bias.fill_(-50.0)
+    inputs = model.inputs(batch, torch.zeros_like(batch.labelled))
+    beliefs, _, before = model.filter(batch.vector, None, inputs, batch.is_first)
+    _, log_std = model._expected(beliefs.latent, before, model._told(inputs))
+    assert log_std.exp().min().item() == pytest.approx(config.noise_floor, rel=1e-5)
+    assert log_std.exp().max().item() == pytest.approx(config.noise_floor, rel=1e-5)
 
 
-def test_evaluating_a_loss_leaves_the_noise_alone(replay):
-    model = built(replay)
-    before = model.noise.clone()
+def test_a_carried_observation_changes_linearly_in_each_known_factor(replay):
+    model, batch = built(replay), replay.whole([0, 1], 8)
+    inputs = model.inputs(batch, torch.zeros_like(batch.labelled))
+    beliefs, _, before = model.filter(batch.vector, None, inputs, batch.is_first)
+    at = [model._expected(beliefs.latent, before, torch.full((2, 8, 1), value))[0] for value in (0.0, 0.5, 1.0)]
+    assert torch.allclose(at[2] - at[1], at[1] - at[0], atol=1e-5)
+    assert not torch.allclose(at[1], at[0], atol=1e-3)
+
+
+def test_what_a_carried_observation_begins_with_is_not_learnt(replay):
+    """Nothing came before the first row, so there is no change to predict: its error does not count."""
+    batch = replay.whole([0, 1], 2)
+    batch.is_first[:] = True
+    assert built(replay).train().loss(batch)[1]["vector"].item() == 0
+    assert built(replay, WITHOUT_CARRY).train().loss(batch)[1]["vector"].item() != 0
+
+
+def test_the_stated_noise_follows_the_noise_there_is(tmp_path):
+    """Steps are loud under one command and quiet under the other, by a factor of ten; the decoder finds out."""
+    rng = np.random.default_rng(0)
+    episodes = []
+    for _ in range(30):
+        action = np.where(rng.random((20, 1)) < 0.5, -1.0, 1.0).astype(np.float32)
+        change = np.where(action > 0, 0.2, 0.02) * rng.standard_normal((20, 2))
+        rows = np.concatenate([np.zeros((1, 2)), np.cumsum(change, 0)]).astype(np.float32)
+        one = slide(1.0, action[:, 0], 0.0, 0.0)
+        episodes.append(dataclasses.replace(one, observation={"vector": rows}))
+    reader = write_log(tmp_path, episodes)
+    replay = Replay(reader, ContextSpec.from_logs([e["physics"] for e in reader.episodes], np.zeros(0)))
+    torch.manual_seed(0)
+    model = WorldModel(TINY, Spaces(2, 1), replay.context).train()
+    model.set_statistics(replay.statistics())
+    step = SafeStep(LaProp(model.parameters(), 3e-3, warmup=20))
+    for _ in range(300):
+        assert step(model.loss(replay.sample(16, 16, rng))[0])
+    batch = replay.whole(range(30), 21)
+    inputs = model.inputs(batch, torch.zeros_like(batch.labelled))
+    with torch.no_grad():
+        beliefs, _, before = model.filter(batch.vector, None, inputs, batch.is_first)
+        mean, log_std = model._expected(beliefs.latent, before, model._told(inputs))
+    error = ((model.scale(batch.vector) - mean) / model.step_std)[:, 1:]
+    stated, loud = log_std.exp()[:, 1:], batch.action[:, 1:, 0] > 0
+    claims = [stated[which].mean().item() for which in (loud, ~loud)]
+    truths = [error[which].square().mean().sqrt().item() for which in (loud, ~loud)]
+    assert claims == pytest.approx(truths, rel=0.35), (claims, truths)
+    assert claims[0] > 4 * claims[1], (claims, truths)
+
+
+@pytest.mark.parametrize("config", [TINY, WITHOUT_CARRY])
+def test_evaluating_a_loss_changes_nothing_in_the_model(replay, config):
+    model = built(replay, config)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
     model.loss(replay.whole([0, 1], 10))
-    assert torch.equal(model.noise, before)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_a_batch_that_is_not_finite_leaves_no_trace(replay):

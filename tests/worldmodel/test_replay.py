@@ -44,7 +44,7 @@ def test_every_field_comes_from_its_own_row(reader):
             assert batch.reward[b, t].item() == (before + 0.75 if arrived else 0.0)
             assert batch.context[b, t, push].item() == pytest.approx((before + 0.125) / push_scale if arrived else 0.0)
             assert batch.context[b, t, friction].item() == pytest.approx(-1 + 2 * e / 3, abs=1e-6)
-            assert batch.next_action[b, t].tolist() == [0.0 if step == LENGTHS[e] else here + 0.25]
+            assert batch.demonstrated[b, t].tolist() == [0.0 if step == LENGTHS[e] else here + 0.375]
 
 
 def test_a_segment_runs_on_into_the_next_episode_of_its_split_and_resets_there(reader):
@@ -112,7 +112,7 @@ def test_actions_are_scaled_by_the_bounds_in_the_schema(tmp_path):
     batch = Replay(reader, context_of(reader)).whole([0], 5)
     assert batch.action[0, :, 0].tolist() == pytest.approx([0.0, -1.0, -0.6, 1.0, 0.0])
     assert batch.applied_action[0, :, 0].tolist() == batch.action[0, :, 0].tolist()
-    assert batch.next_action[0, :, 0].tolist() == pytest.approx([-1.0, -0.6, 1.0, 0.0, 0.0])
+    assert batch.demonstrated[0, :, 0].tolist() == pytest.approx([-1.0, -0.6, 1.0, 0.0, 0.0])
 
 
 def test_statistics_by_hand(tmp_path):

@@ -39,6 +39,7 @@ def named_after_origin(lengths: Sequence[int], terminated: Sequence[bool], label
                 observation={"vector": np.stack([rows, -rows], 1)},
                 action=np.stack([t + 0.25], 1),
                 applied_action=np.stack([t + 0.5], 1),
+                demonstrated=np.stack([t + 0.375], 1),
                 reward=t + 0.75,
                 push=t + 0.125,
                 terminated=ends,
