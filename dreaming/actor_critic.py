@@ -99,7 +99,9 @@ class ActorCritic(nn.Module):
         feat = rollout.world.feat()
         return torch.cat([feat, pairs.expand(-1, feat.shape[1], -1)], -1)
 
-    def losses(self, model: WorldModel, rollout: Rollout, critic_only: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
+    def losses(
+        self, model: WorldModel, rollout: Rollout, critic_only: bool = False
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Actor and critic loss on dreams that were imagined with gradients (`dynamics`) or without (`reinforce`)."""
         c = self.config
         feat = self.critic_input(rollout)

@@ -23,7 +23,7 @@ class DreamPhysics:
     context: Tensor  # (N, C) scaled
     known: Tensor  # (N, C)
     strength: Tensor  # (N,) share
-    latency: Tensor  # (N,) whole steps, at most MAX_LATENCY
+    latency: Tensor  # (N,) whole steps, less than MAX_LATENCY: the newest command is one of those kept
     noise: Tensor  # (N,) standard deviation added to what the agent sees, in the log's units
     push: Tensor  # (N, H) scaled value of the context's push during each step
     push_column: int | None
@@ -70,7 +70,9 @@ def starts_from(model: WorldModel, batch: Batch, view: View) -> Starts:
     for back in range(MAX_LATENCY - 1, -1, -1):
         shifted = torch.zeros_like(command)
         shifted[:, back:] = command[:, : command.shape[1] - back]
-        recent.append(shifted)
+        # A segment runs on into the next episode; what was commanded in the one before arrives in no other.
+        same = torch.as_tensor(batch.step > back).unsqueeze(-1)
+        recent.append(shifted * same)
     rows = batch.is_first.numel()
     return Starts(
         world=world.reshape(rows),

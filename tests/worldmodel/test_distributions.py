@@ -173,3 +173,26 @@ def test_entropy_estimate_is_a_lower_bound_and_exact_for_one_component():
     single = ActionMixture(raw[:, :5], 2, 0.1, 1.0)
     expected = Normal(single.mean, single.std).entropy().sum((-2, -1))
     assert torch.allclose(single.entropy_estimate(), expected, atol=1e-5)
+
+
+def test_a_sample_moves_with_the_mean_and_spread_of_the_chosen_component_alone():
+    torch.manual_seed(0)
+    raw = torch.randn(1, 3 * 3, requires_grad=True)  # 3 components of one action
+    ours = ActionMixture(raw, 1, 0.1, 1.0)
+    drawn = ours.sample()
+    d_mean, d_std = torch.autograd.grad(drawn.sum(), [ours.mean, ours.std], retain_graph=True)
+    chosen = d_mean.flatten()
+    assert sorted(chosen.tolist()) == [0.0, 0.0, 1.0]
+    z = (drawn - (ours.mean.flatten() * chosen).sum()) / (ours.std.flatten() * chosen).sum()
+    assert torch.allclose(d_std.flatten(), z.flatten() * chosen, atol=1e-5)
+    (d_raw,) = torch.autograd.grad(drawn.sum(), raw)
+    assert (d_raw[0, :3] == 0).all()  # which one is drawn has no gradient
+
+
+def test_the_least_spread_widens_the_narrow_and_leaves_the_wide():
+    raw = torch.tensor([[0.0, 0.0, 0.5, -0.5, -9.0, 2.0]])
+    free, held = ActionMixture(raw, 1, 0.05, 1.0), ActionMixture(raw, 1, 0.05, 1.0, least=0.15)
+    assert free.std.flatten()[0].item() == pytest.approx(0.05, abs=1e-3)
+    assert held.std.flatten()[0].item() == pytest.approx(0.15)
+    assert held.std.flatten()[1].item() == free.std.flatten()[1].item()
+    assert torch.equal(held.mean, free.mean)

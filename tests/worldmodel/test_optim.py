@@ -91,6 +91,15 @@ def test_its_state_survives_saving():
     assert run(None) == run(2)
 
 
+def test_each_group_has_its_own_rate_and_one_without_gradients_stays():
+    p, q, r = (nn.Parameter(torch.tensor([1.0])) for _ in range(3))
+    optimizer = LaProp([{"params": [x]} for x in (p, q, r)], lr=0.01, warmup=0)
+    optimizer.param_groups[1]["lr"] = 0.05
+    p.grad, q.grad = torch.tensor([0.1]), torch.tensor([0.1])
+    optimizer.step()
+    assert (p.item(), q.item(), r.item()) == pytest.approx((0.99, 0.95, 1.0))
+
+
 @pytest.mark.parametrize("bad", ["loss", "gradient"])
 def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(bad):
     p = nn.Parameter(torch.tensor([4.0]))

@@ -41,6 +41,7 @@ def episode(number: int, camera: bool = False) -> Episode:
         applied_action=values(3, steps, 2),
         reward=values(4, steps),
         push=values(5, steps),
+        demonstrated=values(6, steps, 2),
         terminated=number % 2 == 0,
         truncated=number % 2 == 1,
         physics={"floor_friction": 0.1 * number},
@@ -59,7 +60,7 @@ def assert_same(read: Episode, written: Episode) -> None:
     for key, array in written.observation.items():
         np.testing.assert_array_equal(read.observation[key], array)
         assert read.observation[key].dtype == array.dtype
-    for key in ("action", "applied_action", "reward", "push"):
+    for key in ("action", "applied_action", "demonstrated", "reward", "push"):
         np.testing.assert_array_equal(getattr(read, key), getattr(written, key))
         assert getattr(read, key).dtype == np.float32
     for key in ("terminated", "truncated", "physics", "info"):

@@ -1,0 +1,129 @@
+import numpy as np
+import pytest
+import torch
+
+from dreaming.actor_critic import ActorCritic, ActorCriticConfig, ReturnScale, lambda_return
+from dreaming.agent import ActorConfig
+from dreaming.imagination import DreamPhysics, Rollout
+from dreaming.learning import DreamConfig, DreamLearner
+from dreaming.scenario import load_scenarios
+from envs.physics import Physics
+from worldmodel.context import ContextSpec
+from worldmodel.episode import Episode
+from worldmodel.model import Belief, ModelConfig, Spaces, WorldModel
+from worldmodel.replay import Replay
+from worldmodel.rssm import RSSMConfig
+from worldmodel.storage import LogReader, LogWriter, make_schema
+
+CONTEXT = ContextSpec(("floor_friction",), (0.5,), (0.25,))
+DEBUG = ModelConfig(RSSMConfig(64, 32, 8, 8, 8), units=32, depth=2, layers=1)
+SMALL = ActorCriticConfig(actor=ActorConfig(units=16, layers=1), critic_units=16, critic_layers=1)
+
+REWARD = torch.tensor([[1.0, 2.0, 3.0]])
+VALUE = torch.tensor([[10.0, 20.0, 30.0, 40.0]])
+ON = torch.ones(1, 3)
+
+
+def test_lambda_return_worked_by_hand():
+    # Backwards: 3 + .5 * 40 = 23; 2 + .5 (.5 * 30 + .5 * 23) = 15.25; 1 + .5 (.5 * 20 + .5 * 15.25) = 9.8125.
+    torch.testing.assert_close(lambda_return(REWARD, ON, VALUE, 0.5, 0.5), torch.tensor([[9.8125, 15.25, 23.0]]))
+
+
+def test_lambda_0_looks_one_step_ahead():
+    torch.testing.assert_close(lambda_return(REWARD, ON, VALUE, 0.5, 0.0), torch.tensor([[11.0, 17.0, 23.0]]))
+
+
+def test_lambda_1_is_monte_carlo_with_the_last_value():
+    # 3 + .5 * 40 = 23; 2 + .5 * 23 = 13.5; 1 + .5 * 13.5 = 7.75.
+    torch.testing.assert_close(lambda_return(REWARD, ON, VALUE, 0.5, 1.0), torch.tensor([[7.75, 13.5, 23.0]]))
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.5, 1.0])
+def test_nothing_counts_after_the_end(lam):
+    ended = torch.tensor([[1.0, 0.0, 1.0]])
+    returns = lambda_return(REWARD, ended, VALUE, 0.5, lam)
+    assert returns[0, 1] == 2.0  # its own reward and no more
+    later = lambda_return(REWARD * torch.tensor([[1, 1, 100.0]]), ended, VALUE, 0.5, lam)
+    assert torch.equal(later[0, :2], returns[0, :2])
+
+
+def test_the_return_scale_never_blows_small_returns_up():
+    assert ReturnScale().update(torch.linspace(0, 0.1, 100)) == 1.0
+    torch.testing.assert_close(ReturnScale().update(torch.linspace(0, 100, 1001)), torch.tensor(90.0))
+
+
+@pytest.fixture
+def model() -> WorldModel:
+    torch.manual_seed(0)
+    return WorldModel(DEBUG, Spaces(vector=2, action=1), CONTEXT).eval().requires_grad_(False)
+
+
+def one_step(model: WorldModel, action: torch.Tensor, reward: torch.Tensor) -> Rollout:
+    n = len(action)
+    start = model.initial(n)
+    world = Belief(*(part.unsqueeze(1).expand(n, 2, -1) for part in start))
+    zeros = torch.zeros(n)
+    pairs = torch.zeros(n, 1)
+    physics = DreamPhysics(pairs, pairs, zeros + 1, zeros.long(), zeros, torch.zeros(n, 1), None)
+    seen = torch.zeros(n, 2, 2)
+    return Rollout(world, torch.zeros(n, 2, 1), seen, seen, action, reward, torch.zeros(n, 1), physics)
+
+
+def test_reinforce_makes_the_better_action_likelier(model):
+    """A bandit: reward 2 for going right, 0 for left; every episode ends after one step."""
+    learner = ActorCritic(SMALL, model, "blind")
+    seen, estimate = torch.zeros(1, 2), torch.zeros(1, 1)
+
+    def right() -> float:
+        with torch.no_grad():
+            many = learner.actor(seen.expand(2000, 2), estimate.expand(2000, 1), explore=True).sample()
+        return float((many > 0).float().mean())
+
+    before = right()
+    assert 0.2 < before < 0.8
+    for group in learner.optimizer.param_groups:
+        group["lr"] = 3e-3
+    for _ in range(120):
+        with torch.no_grad():
+            choice = learner.actor(seen.expand(128, 2), estimate.expand(128, 1), explore=True)
+            action = choice.sample().unsqueeze(1)
+        loss, _ = learner.losses(model, one_step(model, action, 2.0 * (action[..., 0] > 0)))
+        learner.step(loss)
+        learner.follow()
+    assert right() > max(0.9, before)
+
+
+def test_the_slow_critic_follows_by_its_share(model):
+    learner = ActorCritic(SMALL, model, "blind")
+    with torch.no_grad():
+        learner.critic.out.weight.fill_(1.0)
+        learner.slow_critic.out.weight.fill_(0.0)
+    learner.follow()
+    torch.testing.assert_close(learner.slow_critic.out.weight[0, 0], torch.tensor(SMALL.slow_rate))
+
+
+@pytest.mark.parametrize("gradient", ["reinforce", "dynamics"])
+@pytest.mark.parametrize("view", ["blind", "estimate"])
+def test_dreaming_changes_the_policy_and_never_the_model(model, tmp_path, gradient, view):
+    rng = np.random.default_rng(0)
+    with LogWriter(tmp_path, make_schema("push-box", 20.0, ["x", "v"], ["motor"], [-1.0], [1.0], None)) as writer:
+        for friction in (0.3, 0.5, 0.7):
+            vector = rng.normal(size=(21, 2)).astype(np.float32)
+            action = rng.uniform(-1, 1, (20, 1)).astype(np.float32)
+            zeros = np.zeros(20, np.float32)
+            writer.append(Episode({"vector": vector}, action, action, zeros + 1, zeros, False, True, {"floor_friction": friction}))
+    replay = Replay(LogReader(tmp_path), CONTEXT)
+    model.set_statistics(replay.statistics())
+    settings = ActorCriticConfig(SMALL.actor, 16, 1, gradient=gradient)
+    config = DreamConfig(settings, view, horizon=4, dreams=16, batch=2, length=8)
+    learner = DreamLearner(model, replay, "push-box", Physics(), load_scenarios("slippery", "push-box"), 20.0, config)
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    policy = [p.clone() for p in learner.learner.actor.parameters()]
+    for progress in (0.0, 0.5, 1.0):
+        learner.clone(progress)
+        learner.dream(progress)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, weights[name]), name
+    assert any(not torch.equal(a, b) for a, b in zip(policy, learner.learner.actor.parameters(), strict=True))
+    assert all(p.grad is None for p in model.parameters())
+    assert learner.imagined_steps == 3 * 16 * 4

@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+import torch
+
+from dreaming.agent import Actor, ActorConfig, Agent, View
+from worldmodel.context import ContextSpec
+from worldmodel.model import ModelConfig, Spaces, WorldModel
+from worldmodel.rssm import RSSMConfig
+
+CONTEXT = ContextSpec(("floor_friction",), (0.5,), (0.25,))
+DEBUG = ModelConfig(RSSMConfig(64, 32, 8, 8, 8), units=32, depth=2, layers=1)
+VIEWS: list[View] = ["blind", "estimate"]
+
+
+def agent_of(view: View, sample: bool = False, seed: int = 0) -> Agent:
+    torch.manual_seed(0)
+    model = WorldModel(DEBUG, Spaces(vector=3, action=2), CONTEXT).eval()
+    return Agent(model, Actor(ActorConfig(units=16, layers=1), model, view).eval(), sample, seed)
+
+
+def drive(agent: Agent, steps: int = 6, machines: int = 3) -> np.ndarray:
+    rng = np.random.default_rng(5)
+    agent.reset(machines)
+    commands = []
+    for t in range(steps):
+        observation = {"vector": rng.normal(size=(machines, 3)).astype(np.float32)}
+        commands.append(agent.act(observation, np.full(machines, t == 0)))
+    return np.stack(commands)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("sample", [False, True])
+def test_acting_is_repeatable_whatever_the_global_random_stream(view, sample):
+    agent = agent_of(view, sample)
+    first = drive(agent)
+    torch.manual_seed(99)
+    assert np.array_equal(drive(agent), first)
+    assert first.shape == (6, 3, 2) and np.abs(first).max() <= 1
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_acting_draws_nothing_from_the_global_stream(view):
+    agent = agent_of(view, sample=True)
+    before = torch.get_rng_state()
+    drive(agent)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_seed_decides_what_is_drawn():
+    assert not np.array_equal(drive(agent_of("blind", True, seed=0)), drive(agent_of("blind", True, seed=1)))
+
+
+def test_a_blind_agent_has_no_memory():
+    agent = agent_of("blind")
+    here = {"vector": np.ones((1, 3), np.float32)}
+    agent.reset(1)
+    fresh = agent.act(here, np.array([True]))
+    agent.act({"vector": np.full((1, 3), -2.0, np.float32)}, np.array([False]))
+    assert np.array_equal(agent.act(here, np.array([False])), fresh)
+
+
+def test_a_new_episode_forgets_the_one_before():
+    agent = agent_of("estimate")
+    here = {"vector": np.ones((1, 3), np.float32)}
+    agent.reset(1)
+    for _ in range(3):
+        agent.act({"vector": np.full((1, 3), -2.0, np.float32)}, np.array([False]))
+    random = torch.Generator().manual_seed(7).get_state()
+    agent.random = random
+    again = agent.act(here, np.array([True]))
+    agent.reset(1)
+    agent.random = random
+    np.testing.assert_allclose(agent.act(here, np.array([True])), again, atol=1e-6)
