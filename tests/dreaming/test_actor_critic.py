@@ -111,7 +111,8 @@ def test_dreaming_changes_the_policy_and_never_the_model(model, tmp_path, gradie
             vector = rng.normal(size=(21, 2)).astype(np.float32)
             action = rng.uniform(-1, 1, (20, 1)).astype(np.float32)
             zeros = np.zeros(20, np.float32)
-            writer.append(Episode({"vector": vector}, action, action, zeros + 1, zeros, False, True, {"floor_friction": friction}))
+            known = {"floor_friction": friction}
+            writer.append(Episode({"vector": vector}, action, action, zeros + 1, zeros, False, True, known))
     replay = Replay(LogReader(tmp_path), CONTEXT)
     model.set_statistics(replay.statistics())
     settings = ActorCriticConfig(SMALL.actor, 16, 1, gradient=gradient)

@@ -59,7 +59,8 @@ def test_a_command_takes_effect_exactly_so_many_steps_later(model, monkeypatch, 
 def test_each_dream_has_its_own_latency_and_strength(model):
     commands = torch.tensor([[1.0], [2.0], [3.0], [4.0]]).expand(3, 4, 1)
     worlds = [Physics(), Physics(latency_steps=1, motor_strength=0.5), Physics(latency_steps=3, motor_strength=2.0)]
-    torch.testing.assert_close(effective_action(commands, physics_of(model, *worlds)).flatten(), torch.tensor([4.0, 1.5, 2]))
+    effective = effective_action(commands, physics_of(model, *worlds))
+    torch.testing.assert_close(effective.flatten(), torch.tensor([4.0, 1.5, 2.0]))
 
 
 def test_commands_beyond_the_bounds_are_clipped_on_their_way(model):

@@ -125,7 +125,7 @@ def test_as_it_goes_it_looks_saves_and_shows(command, logs, tmp_path, monkeypatc
     monkeypatch.setattr(session, "LOOK_EVERY_S", 0.3)
     monkeypatch.setattr(session, "LOOK_SHARE", 1.0)
     monkeypatch.setattr(session, "SAVE_EVERY_S", 0.3)
-    out = command("--data", logs, "--run", tmp_path / "run", "--minutes", 0.04, *SHORT).out
+    out = command("--data", logs, "--run", tmp_path / "run", "--minutes", 0.12, *SHORT).out
     assert out.count("held-out error") >= 3
     assert len(list((tmp_path / "run" / "checkpoints").glob("*.pt"))) >= 2
 
