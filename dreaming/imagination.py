@@ -69,7 +69,7 @@ def starts_from(model: WorldModel, batch: Batch, view: View) -> Starts:
     recent = []
     for back in range(MAX_LATENCY - 1, -1, -1):
         shifted = torch.zeros_like(command)
-        shifted[:, back:] = command[:, : command.shape[1] - back]
+        shifted[:, back:] = command[:, : max(0, command.shape[1] - back)]
         # A segment runs on into the next episode; what was commanded in the one before arrives in no other.
         same = torch.as_tensor(batch.step > back).unsqueeze(-1)
         recent.append(shifted * same)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from configs import UserError
 from dreaming.actor_critic import ActorCritic, ActorCriticConfig
 from dreaming.agent import Agent, View
 from dreaming.imagination import MAX_LATENCY, DreamPhysics, Starts, imagine, starts_from
@@ -36,6 +37,9 @@ def dream_physics(
     model: WorldModel, physics: Sequence[Physics], first_step: np.ndarray, horizon: int, control_hz: float
 ) -> DreamPhysics:
     """Physics objects as the model takes them; pushes fall where the simulator's clock would have them."""
+    late = max((int(p.latency_steps) for p in physics), default=0)
+    if late >= MAX_LATENCY:
+        raise UserError(f"a latency of {late} steps cannot be dreamt; give at most {MAX_LATENCY - 1}")
     pairs = [model.context.encode(p.to_dict()) for p in physics]
     pushes = np.zeros((len(physics), horizon), np.float32)
     column = model.context.names.index(PUSH) if PUSH in model.context.names else None
@@ -49,7 +53,7 @@ def dream_physics(
         context=as_tensor([v for v, _ in pairs]).reshape(len(physics), len(model.context)),
         known=as_tensor([k for _, k in pairs]).reshape(len(physics), len(model.context)),
         strength=as_tensor([p.motor_strength for p in physics]),
-        latency=torch.as_tensor([min(int(p.latency_steps), MAX_LATENCY - 1) for p in physics]),
+        latency=torch.as_tensor([int(p.latency_steps) for p in physics]),
         noise=as_tensor([p.sensor_noise for p in physics]),
         push=torch.as_tensor(pushes),
         push_column=column,

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from configs import UserError
 from dreaming.agent import Actor, ActorConfig
 from dreaming.imagination import MAX_LATENCY, DreamPhysics, Starts, effective_action, imagine, starts_from
 from dreaming.learning import dream_physics
@@ -152,3 +153,8 @@ def test_the_same_seed_dreams_the_same(model):
 
     actor = blind(model)
     assert torch.equal(once(), once())
+
+
+def test_a_latency_beyond_what_is_kept_is_refused(model):
+    with pytest.raises(UserError, match="latency of 4 steps"):
+        physics_of(model, Physics(latency_steps=4))
