@@ -117,16 +117,14 @@ class ActorCritic(nn.Module):
         choice = self.actor(model.scale(rollout.seen[:, :-1].detach()), rollout.estimate[:, :-1].detach(), explore=True)
         entropy = choice.entropy_estimate()
         if c.gradient == "dynamics":
-            returns = lambda_return(rollout.reward, rollout.continuation, slow_value, c.discount, c.lam)
-            gain = returns / scale
+            gain = lambda_return(rollout.reward, rollout.continuation, slow_value, c.discount, c.lam) / scale
         else:
             gain = choice.log_prob(rollout.action.detach()) * (targets - value[:, :-1]) / scale
         actor_loss = -(weight * (gain + c.entropy * entropy)).mean()
         fit = sum(twohot_loss(logits[:, :-1], t, self.bins) for t in (targets, slow_value[:, :-1]))
         critic_loss = (weight * fit).mean()
-        returns = targets
         metrics = {
-            "imagined_return": returns[:, 0].mean(),
+            "imagined_return": targets[:, 0].mean(),
             "imagined_reward": rollout.reward.mean(),
             "imagined_falls": (rollout.continuation.min(1).values < 0.5).float().mean(),
             "actor_entropy": entropy.mean(),

@@ -55,6 +55,8 @@ class Filter:
 
     @property
     def estimate(self) -> Tensor:
+        if self.view == "blind":
+            return self.belief.deter.new_zeros(len(self.belief.deter), len(self.model.context))
         return self.model.estimate_context(self.belief)[0]
 
     def step(self, vector: Tensor, image: Tensor | None, command: Tensor, is_first: Tensor | None = None) -> None:

@@ -7,8 +7,8 @@ import shutil
 import numpy as np
 import pytest
 from small_nights import small_config
+from told import Told, told
 
-from configs import run_command
 from dreaming import cli
 from dreaming.commands.record import parse_ranges
 from dreaming.run import BEST, CLONE, LATEST, RunFolder
@@ -24,27 +24,10 @@ COMMANDS = {
 }
 
 
-class Told:
-    """What a call of a command ended with."""
-
-    def __init__(self, code: int | str | None, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    def refused(self, *parts: str) -> bool:
-        """One clear line on stderr that holds these parts, exit code 2, no traceback."""
-        for part in parts:
-            assert part in self.err, f"{part!r} is not in {self.err!r}"
-        return self.code == 2 and self.err.startswith("error: ") and self.err.count("\n") == 1
-
-
 @pytest.fixture
 def command(capsys):
     def call(name: str, *arguments: object) -> Told:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            run_command(lambda: COMMANDS[name]([str(a) for a in arguments]))
-        out, err = capsys.readouterr()
-        return Told(end.value.code, out, err)
+        return told(capsys, COMMANDS[name], arguments)
 
     return call
 

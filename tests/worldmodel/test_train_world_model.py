@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from told import Told, told
 from toy_logs import named_after_origin, sliding_mass, write_log
 
-from configs import run_command
 from worldmodel import checkpoint, session
 from worldmodel.cli import train
 from worldmodel.logs import npz
@@ -24,27 +24,10 @@ from worldmodel.storage import LogReader
 from worldmodel.trainer import NAME, load_model
 
 
-class Told:
-    """What a call of the command ended with."""
-
-    def __init__(self, code: int | str | None, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    def refused(self, *parts: str) -> bool:
-        """One clear line on stderr that holds these parts, exit code 2, no traceback."""
-        for part in parts:
-            assert part in self.err, f"{part!r} is not in {self.err!r}"
-        return self.code == 2 and self.err.startswith("error: ") and self.err.count("\n") == 1
-
-
 @pytest.fixture
 def command(capsys):
     def call(*arguments: object) -> Told:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            run_command(lambda: train([str(a) for a in arguments]))
-        out, err = capsys.readouterr()
-        return Told(end.value.code, out, err)
+        return told(capsys, train, arguments)
 
     return call
 
