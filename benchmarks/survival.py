@@ -23,7 +23,7 @@ from dreaming.scenario import Scenario, load_scenarios
 from dreaming.selection import SURVIVAL_SEEDS
 from dreaming.statistics import wilson
 from envs import registry
-from envs.record import ExpertPolicy, NoisyPolicy, Policy, record
+from envs.record import ExpertPolicy, Policy, demonstrator, record
 from envs.workers import Workers
 from worldmodel.checkpoint import write_atomically
 from worldmodel.model import ModelConfig
@@ -41,10 +41,10 @@ class Survival:
     seeds: int = 3
     first_seed: int = 0
     out: Path = Path("runs/survival")
-    episodes: int = 800
+    episodes: int = 1200
     learn_s: float = 200.0
     clone_s: float = 60.0
-    dream_s: float = 200.0
+    dream_s: float = 150.0
     trials: int = 50
     scenario: str = "slippery"
     """What the fourth arm dreams."""
@@ -53,7 +53,7 @@ class Survival:
 
 
 def logs(task: str, episodes: int, seed: int, folder: Path) -> LogReader:
-    policy = NoisyPolicy(ExpertPolicy(task, seed), registry.policy_noise(task), seed, registry.exploring(task))
+    policy = demonstrator(task, seed)
     with LogWriter(folder, registry.schema(task)) as writer:
         if len(writer) < episodes:
             for episode in record(task, policy, episodes - len(writer), seed + 1000 * len(writer), processes=0):
@@ -134,7 +134,7 @@ def markdown(found: list[dict[str, list[dict]]]) -> str:
         row = [f"{first['scenario']} {first['label']}"]
         for arm in ARMS:
             cells = [CellResult.from_dict(results[arm][i]) for results in found]
-            n, failed, lost = (sum(getattr(c, key) for c in cells) for key in ("episodes", "failures", "losses"))
+            n, failed, lost = (sum(getattr(c, key) for c in cells) for key in ("episodes", "failures", "lost"))
             low, high = wilson(failed, n)
             row.append(f"{failed / n:.2f} [{low:.2f}, {high:.2f}] ({lost / n:.2f})")
         lines.append("| " + " | ".join(row) + " |")

@@ -2,7 +2,8 @@
 
 Source: Hafner et al. (2023), `agent.py: imag_loss` of the official code; the gradient through the dynamics, far faster
 here than REINFORCE, is DreamerV2's (2021) for continuous actions. Shapes: N dreams, H steps. The critic is told
-the dreamt physics, as it only serves in training; the actor sees what the robot sees.
+the dreamt physics, as it only serves in training; the actor sees what the robot sees, and is pulled towards its clone:
+where dreams say nothing of an action's worth, it goes on doing what was demonstrated.
 """
 
 from copy import deepcopy
@@ -25,17 +26,16 @@ class ActorCriticConfig:
     actor: ActorConfig = field(default_factory=ActorConfig)
     critic_units: int = 128
     critic_layers: int = 3
-    gradient: Literal["dynamics", "reinforce"] = "reinforce"  # how the actor learns: by its luck, or through the model
+    gradient: Literal["dynamics", "reinforce"] = "dynamics"  # how the actor learns: through the model, or by its luck
     discount: float = 0.98
     lam: float = 0.95
-    entropy: float = 3e-4
+    entropy: float = 0.0
+    pull: float = 0.01  # weight of the likelihood of what the clone would do
     clone_lr: float = 1e-3
-    lr: float = 3e-4  # of the actor
+    lr: float = 2e-3  # of the actor; falls to nothing over the budget
     critic_lr: float = 1e-3
-    critic_first: int = 100  # updates of the critic alone: advantages over a critic that knows nothing spoil the clone
+    critic_first: int = 40  # updates of the critic alone: one that knows nothing yet spoils the clone
     slow_rate: float = 0.02  # share of the critic that its slow copy takes over at each update
-    imitation: float = 0.02  # weight of the pull towards the logs' actions, annealed to `imitation_end`
-    imitation_end: float = 0.005
 
 
 def lambda_return(reward: Tensor, continuation: Tensor, value: Tensor, discount: float, lam: float) -> Tensor:
@@ -84,6 +84,7 @@ class ActorCritic(nn.Module):
         self.config = config
         self.actor = Actor(config.actor, model, view)
         inputs = model.feat_size + 2 * len(model.context)
+        self.clone = deepcopy(self.actor).requires_grad_(False)
         self.critic = Head(inputs, config.critic_units, config.critic_layers, 255, outscale=0.0)
         self.slow_critic = deepcopy(self.critic).requires_grad_(False)
         self.scale = ReturnScale()
@@ -92,6 +93,10 @@ class ActorCritic(nn.Module):
         groups = [{"params": list(part.parameters())} for part in (self.actor, self.critic)]
         self.optimizer = LaProp(groups, config.lr, warmup=100)
         self.step = SafeStep(self.optimizer)
+
+    def keep_clone(self) -> None:
+        """The actor as it is now is the one that it will be pulled towards."""
+        self.clone.load_state_dict(self.actor.state_dict())
 
     def critic_input(self, rollout: Rollout) -> Tensor:
         physics = rollout.physics
@@ -114,13 +119,16 @@ class ActorCritic(nn.Module):
             ones = torch.ones_like(targets[:, :1])
             # A state counts as much as it is likely that the dream got there.
             weight = torch.cumprod(torch.cat([ones, c.discount * rollout.continuation[:, :-1]], 1), 1)
-        choice = self.actor(model.scale(rollout.seen[:, :-1].detach()), rollout.estimate[:, :-1].detach(), explore=True)
+        scaled, estimate = model.scale(rollout.seen[:, :-1].detach()), rollout.estimate[:, :-1].detach()
+        choice = self.actor(scaled, estimate, explore=True)
         entropy = choice.entropy_estimate()
         if c.gradient == "dynamics":
-            gain = lambda_return(rollout.reward, rollout.continuation, slow_value, c.discount, c.lam) / scale
+            # The whole way of a dream hangs on its first state's return.
+            gain = lambda_return(rollout.reward, rollout.continuation, slow_value, c.discount, c.lam)[:, :1] / scale
         else:
-            gain = choice.log_prob(rollout.action.detach()) * (targets - value[:, :-1]) / scale
-        actor_loss = -(weight * (gain + c.entropy * entropy)).mean()
+            gain = weight * choice.log_prob(rollout.action.detach()) * (targets - value[:, :-1]) / scale
+        alike = choice.log_prob(self.clone(scaled, estimate).sample().detach())
+        actor_loss = -gain.mean() - (weight * c.entropy * entropy).mean() - c.pull * alike.mean()
         fit = sum(twohot_loss(logits[:, :-1], t, self.bins) for t in (targets, slow_value[:, :-1]))
         critic_loss = (weight * fit).mean()
         metrics = {
@@ -128,6 +136,7 @@ class ActorCritic(nn.Module):
             "imagined_reward": rollout.reward.mean(),
             "imagined_falls": (rollout.continuation.min(1).values < 0.5).float().mean(),
             "actor_entropy": entropy.mean(),
+            "clone_log_prob": alike.mean(),
             "critic_loss": critic_loss,
             "return_scale": scale,
         }

@@ -64,8 +64,8 @@ class Record:
     """Decides start states, noise and physics; the same seed records the same episodes."""
     noise: tuple[float, float] | None = None
     """Lowest and highest standard deviation of the noise on actions, drawn per episode. Default: the task's."""
-    exploring: float | None = None
-    """Share of the episodes in which the hand slips now and then. Default: the task's, for the expert."""
+    play: float | None = None
+    """Share of the episodes that are play instead of demonstration. Default: the task's, for the expert."""
     randomise: Annotated[str, tyro.conf.arg(metavar="FACTOR=LOW:HIGH,...")] = "default"
     """Ranges of physics, as floor_friction=0.15:0.8,payload_kg=0:0.3; "default": the task's own; "none": nominal."""
     camera: bool = False

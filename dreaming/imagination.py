@@ -99,10 +99,12 @@ def imagine(
     horizon: int,
     commands: Tensor | None = None,
     mode: bool = False,
+    noisy: bool = False,
 ) -> Rollout:
     """Dream `horizon` steps. Differentiable in the actor, through the model, unless called under `torch.no_grad`.
 
     Args:
+        noisy: observations scatter as the model says that they do, so that a policy cannot count on the expected one.
         commands: (N, H, A) play these instead of asking the actor (an audit of logs does).
         mode: take the actor's mode. Latents are always drawn: a rollout of modes was measured to stray twice as far.
     """
@@ -123,7 +125,7 @@ def imagine(
             context = context.clone()
             context[:, physics.push_column] = physics.push[:, t]
         world_input = model.action_input(effective_action(queue, physics), context, physics.known)
-        world = model.imagine_step(world, world_input)
+        world = model.imagine_step(world, world_input, noisy=noisy)
         observation = model.decode(world)
         seen = observation + physics.noise.unsqueeze(-1) * torch.randn_like(observation)
         agent.step(seen, None, command)

@@ -25,11 +25,11 @@ class DreamConfig:
 
     actor_critic: ActorCriticConfig = field(default_factory=ActorCriticConfig)
     view: View = "blind"
-    horizon: int = 16  # steps a dream is followed before the critic's value stands for the rest
+    horizon: int = 32  # steps a dream is followed before the critic's value stands for the rest
     dreams: int = 256  # at once
-    batch: int = 16
-    length: int = 32
-    logged_share: float = 0.4  # of the dreams stay under the physics that the log had
+    batch: int = 32  # segments of the logs, whose states are the starts
+    length: int = 16
+    logged_share: float = 0.5  # of the dreams stay under the physics that the log had
     demonstrations: float = 1.0  # share of the logs, best first, that is cloned
 
 
@@ -84,7 +84,7 @@ class DreamLearner:
         self.imagined_steps = 0
         self.updates = 0
 
-    def agent(self, sample: bool = False, seed: int = 0) -> Agent:
+    def agent(self, sample: bool = True, seed: int = 0) -> Agent:
         return Agent(self.model, self.learner.actor, sample, seed)
 
     def _imitation(self) -> torch.Tensor:
@@ -122,30 +122,37 @@ class DreamLearner:
                 names.append(scenario.name)
         return physics, names
 
-    def dream(self, progress: float) -> dict[str, float]:
-        """One update of actor and critic on fresh dreams; `progress` in [0, 1] anneals the pull to the logs."""
+    def _starts(self) -> Starts:
         c = self.config
-        self._set_rates(c.actor_critic.lr, c.actor_critic.critic_lr)
         batch = self.replay.sample(c.batch, c.length, self.rng)
         starts = starts_from(self.model, batch, c.view)
         # An episode's last row leads nowhere, and a segment's first states have no memory yet unless the episode began.
         alive = ~batch.is_last.flatten()
         begun = torch.as_tensor(batch.step == 0) | (torch.arange(c.length) >= min(4, c.length // 4))
         usable = torch.nonzero(alive & begun.flatten()).squeeze(-1).numpy()
-        starts = starts[torch.as_tensor(self.rng.choice(usable, c.dreams, replace=len(usable) < c.dreams))]
+        return starts[torch.as_tensor(self.rng.choice(usable, c.dreams, replace=len(usable) < c.dreams))]
+
+    def dream(self, progress: float) -> dict[str, float]:
+        """One update of actor and critic on fresh dreams.
+
+        `progress` in [0, 1] lowers the actor's learning rate to nothing, and what it adds to its own spread.
+        """
+        c, learner = self.config, self.learner
+        a = c.actor_critic
+        left = 1 - min(1.0, progress)
+        if not self.updates:
+            learner.keep_clone()
+        self._set_rates(a.lr * left, a.critic_lr)
+        learner.actor.explore_std = a.actor.min_std * (a.actor.explore_std / a.actor.min_std) ** left
+        starts = self._starts()
         physics, _ = self.draw(starts)
         prepared = dream_physics(self.model, physics, starts.step.numpy(), c.horizon, self.control_hz)
-        with torch.set_grad_enabled(c.actor_critic.gradient == "dynamics"):
-            rollout = imagine(self.model, self.learner.actor, starts, prepared, c.horizon)
-        loss, metrics = self.learner.losses(self.model, rollout, self.updates < c.actor_critic.critic_first)
-        a = c.actor_critic
-        weight = a.imitation + (a.imitation_end - a.imitation) * min(1.0, progress)
-        if weight:
-            imitation = self._imitation()
-            loss = loss + weight * imitation
-            metrics["imitation_loss"] = imitation.detach()
-        self.learner.step(loss)
-        self.learner.follow()
+        critic_only = self.updates < a.critic_first
+        with torch.set_grad_enabled(a.gradient == "dynamics" and not critic_only):
+            rollout = imagine(self.model, learner.actor, starts, prepared, c.horizon, noisy=True)
+        loss, metrics = learner.losses(self.model, rollout, critic_only)
+        learner.step(loss)
+        learner.follow()
         self.imagined_steps += c.dreams * c.horizon
         self.updates += 1
         return {name: float(value) for name, value in metrics.items()}

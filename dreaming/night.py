@@ -17,7 +17,7 @@ from dreaming.run import BEST, CLONE, LATEST, NightConfig, Progress, RunFolder
 from dreaming.scenario import Scenario, load_scenarios
 from envs import registry
 from envs.physics import Physics
-from envs.record import ExpertPolicy, NoisyPolicy, record
+from envs.record import demonstrator, record
 from envs.workers import Workers
 from worldmodel import checkpoint, results
 from worldmodel.model import ModelConfig
@@ -202,8 +202,7 @@ class Night:
                 return
             # A continued recording takes a seed of its own rather than repeat the first episodes.
             seed = self.config.seed * 1000 + begun
-            noise, exploring = registry.policy_noise(task), registry.exploring(task)
-            policy = NoisyPolicy(ExpertPolicy(task, seed), noise, seed, exploring)
+            policy = demonstrator(task, seed)
             for episode in record(task, policy, wanted - begun, seed, registry.log_ranges(task), processes=0):
                 writer.append(episode)
                 self.state.count("logs", episode.length)

@@ -172,7 +172,7 @@ class RunFolder:
     def has_policy(self) -> bool:
         return any(checkpoint.exists(self.checkpoints, name) for name in (BEST, LATEST, CLONE))
 
-    def load_agent(self, name: str = BEST, sample: bool = False, seed: int = 0) -> Agent:
+    def load_agent(self, name: str = BEST, sample: bool = True, seed: int = 0) -> Agent:
         """The policy of that name with the world model it filters with, ready to act."""
         config = self.config()
         if not self.has_policy():

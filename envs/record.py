@@ -104,6 +104,18 @@ class RandomPolicy:
         return self._action.copy()
 
 
+class Player(Protocol):
+    """Does something with the machine for its own sake: play, made anew for each row."""
+
+    def begin(self, rng: np.random.Generator) -> None:
+        """An episode begins."""
+        ...
+
+    def act(self, observation: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """An action (A,) for a vector observation (D,)."""
+        ...
+
+
 class NoisyPolicy:
     """Another policy with noise on its actions, so that logs hold what happens beside the demonstrator's path.
 
@@ -111,21 +123,31 @@ class NoisyPolicy:
     lasts, an imitator learns to repeat its own last command.
 
     Args:
-        exploring: share of the episodes in which the hand slips now and then: for 3 to 8 steps the command is nothing
-            at all, or a random one. What was moving then comes to rest by itself, and a model sees by which law.
+        play: share of the episodes in which `player`'s hands act instead. A model of one way to act knows nothing of a
+            gentler one: before there was play in the logs, a box that was pushed slowly did not move in its dreams.
 
     `meant` is what the wrapped policy would have done, kept in the log for imitators.
+
+    Source: play as data, Lynch et al., "Learning Latent Plans from Play" (2019); noise and labels, Laskey et al.,
+    "DART" (2017).
     """
 
-    lapse_rate = 0.04  # chance a step that a lapse begins, in exploring episodes
-
-    def __init__(self, policy: Policy, std: tuple[float, float], seed: int = 0, exploring: float = 0.0) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        std: tuple[float, float],
+        seed: int = 0,
+        play: float = 0.0,
+        player: Callable[[], Player] | None = None,
+    ) -> None:
         low, high = std
         if not 0.0 <= low <= high:
             raise UserError(f"policy noise runs from {low:g} to {high:g}; give 0 <= low <= high")
-        if not 0.0 <= exploring <= 1.0:
-            raise UserError(f"exploring = {exploring:g}; give a share of the episodes, from 0 to 1")
-        self._policy, self._std_range, self._exploring = policy, (low, high), exploring
+        if not 0.0 <= play <= 1.0:
+            raise UserError(f"play = {play:g}; give a share of the episodes, from 0 to 1")
+        if play and player is None:
+            raise UserError(f"play = {play:g}, but there is nobody who plays; give 0")
+        self._policy, self._std_range, self._play, self._player = policy, (low, high), play, player
         self._streams = RowStreams(seed, FOR_NOISE)
         self.name = policy_name(policy)
 
@@ -133,31 +155,29 @@ class NoisyPolicy:
         self._policy.reset(n)
         self._streams.reset(n)
         self._std = np.zeros(n)
-        self._explores = np.zeros(n, bool)
-        self._lapse: list[tuple[int, np.ndarray]] = [(0, np.zeros(0))] * n  # steps to go, command meanwhile
+        self._plays = np.zeros(n, bool)
+        self._players = [self._player() for _ in range(n)] if self._player else []
 
     def act(self, observation: Arrays, is_first: np.ndarray) -> np.ndarray:
         for row in self._streams.begin(is_first):
-            self._std[row] = self._streams.rows[row].uniform(*self._std_range)
-            self._explores[row] = self._streams.rows[row].random() < self._exploring
-            self._lapse[row] = (0, np.zeros(0))
+            rng = self._streams.rows[row]
+            self._std[row] = rng.uniform(*self._std_range)
+            self._plays[row] = rng.random() < self._play
+            if self._plays[row]:
+                self._players[row].begin(rng)
         self.meant = self._policy.act(observation, is_first)
         actions = self.meant.copy()
         for row, rng in enumerate(self._streams.rows):
+            if self._plays[row]:
+                actions[row] = self._players[row].act(observation["vector"][row], rng)
             actions[row] += self._std[row] * rng.standard_normal(actions.shape[1])
-            if self._explores[row]:
-                actions[row] = self._lapsed(row, rng, actions[row])
         return np.clip(actions, -1.0, 1.0)
 
-    def _lapsed(self, row: int, rng: np.random.Generator, action: np.ndarray) -> np.ndarray:
-        left, command = self._lapse[row]
-        if left == 0 and rng.random() < self.lapse_rate:
-            left = int(rng.integers(3, 9))
-            command = np.zeros(len(action)) if rng.random() < 0.5 else rng.uniform(-1.0, 1.0, len(action))
-        if left == 0:
-            return action
-        self._lapse[row] = (left - 1, command)
-        return command
+
+def demonstrator(task: str, seed: int) -> NoisyPolicy:
+    """The task's expert with its usual noise and share of play: what starter logs are recorded with."""
+    expert, noise = ExpertPolicy(task, seed), registry.policy_noise(task)
+    return NoisyPolicy(expert, noise, seed, registry.play(task), registry.player(task))
 
 
 def policy_name(policy: Policy) -> str:

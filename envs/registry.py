@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 from configs import UserError, suggest
+from envs.experts.push_box import BoxPlayer
 from envs.physics import Physics, PhysicsRange
 from worldmodel.storage import make_schema
 
@@ -14,7 +16,7 @@ TASKS: dict[str, tuple[str, str]] = {
     "hopper": ("envs.tasks.hopper", "Hopper"),
 }
 POLICY_NOISE = {"push-box": (0.0, 0.4), "hopper": (0.0, 0.2)}  # standard deviations, in units of the action
-EXPLORING = {"push-box": 0.35, "hopper": 0.0}  # share of a recording's episodes in which the hand slips
+PLAY = {"push-box": 0.5, "hopper": 0.0}  # share of a recording's episodes that are play
 
 
 def task_class(task: str):
@@ -53,10 +55,16 @@ def policy_noise(task: str) -> tuple[float, float]:
     return POLICY_NOISE[task]
 
 
-def exploring(task: str) -> float:
-    """Share of episodes that explore (envs.record.NoisyPolicy); the hopper's own falls are exploration enough."""
+def play(task: str) -> float:
+    """Share of a recording's episodes that are play; the hopper's own falls teach enough of what it does not do."""
     task_class(task)
-    return EXPLORING[task]
+    return PLAY[task]
+
+
+def player(task: str) -> Callable[[], Any] | None:
+    """Who plays (envs.record.Player), if anybody does."""
+    task_class(task)
+    return BoxPlayer if task == "push-box" else None
 
 
 def schema(task: str, camera: bool = False) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """The world model: encoder, RSSM, decoder and heads, and the loss that trains them.
 
-DreamerV3's, with what this project adds, each of which a setting switches off: channels scaled by their own statistics,
-observations carried beside the latent, a decoder that states its noise, the context beside the action, and a head that
-reads the context back.
+DreamerV3's, with what this project adds: channels scaled by their own statistics, observations carried beside the
+latent and moved on by a transition that sees what the simulator sees (observation, action, physics), a decoder that
+states its noise, the context beside the action, and a head that reads the context back.
 """
 
 import math
@@ -32,8 +32,13 @@ class Belief(NamedTuple):
     vector: Tensor
 
     def feat(self) -> Tensor:
-        """Features (..., F) for heads, actor and critic."""
-        return torch.cat([self.deter, self.stoch, self.vector.clamp(-8, 8)], -1)
+        """Features (..., F) for heads and critic: `deter`, and the carried observation or, without one, `stoch`.
+
+        Beside the observation itself, what the posterior's `stoch` says of it is a temptation: the prior's, in dreams,
+        says it less exactly, and a reward head that relied on it paid half of what was due.
+        """
+        beside = self.vector.clamp(-8, 8) if self.vector.shape[-1] else self.stoch
+        return torch.cat([self.deter, beside], -1)
 
     def at(self, *index) -> "Belief":
         return Belief(self.deter[index], self.stoch[index], self.vector[index])
@@ -57,6 +62,7 @@ class ModelConfig:
     layers: int = 3
     context_dropout: float = 0.5  # share of training segments whose physics is hidden: the robot's own view
     carry: bool = True  # predict changes of the last observation and feed it back; False decodes from the latent alone
+    carry_noise: float = 0.3  # on carried observations in training, as a share of their change in a step
     noise_floor: float = 0.02  # least standard deviation a decoded channel may claim, as a share of its (change's) own
     vector_scale: float = 10.0  # weight of the vector observation's loss
     representation_scale: float = 0.1
@@ -76,6 +82,10 @@ class WorldModel(nn.Module):
 
     Why observations are carried: 32 categoricals say where a box is to a few centimetres, and whether a finger touches
     it is decided by millimetres. The latent is left to hold what the observation does not say.
+
+    Why a `transition` of its own: an RSSM that is told the friction still prefers to remember how the box slid, and
+    then dreams of the floor it remembers. The transition remembers nothing, so that it has to take the physics it is
+    told; the decoder only adds what memory knows better. Where physics is not told, memory is all there is.
     """
 
     def __init__(self, config: ModelConfig, spaces: Spaces, context: ContextSpec) -> None:
@@ -87,9 +97,15 @@ class WorldModel(nn.Module):
         self.image_encoder = ImageEncoder(config.depth) if spaces.image else None
         tokens = units + (self.image_encoder.outputs if self.image_encoder else 0)
         self.rssm = RSSM(config.rssm, tokens, spaces.action + 2 * len(context) + self.carried)
-        self.feat_size = feat = self.rssm.feat_size + self.carried
-        outputs = spaces.vector * (2 + (len(context) if config.carry else 0))
-        self.decoder = Head(feat, units, layers, outputs, outscale=0.1 if config.carry else 1.0)
+        self.feat_size = feat = config.rssm.deter + (self.carried or self.rssm.flat)
+        self.transition = None
+        if config.carry:
+            given = spaces.vector + spaces.action + 2 * len(context)
+            self.transition = Head(given, units, layers, spaces.vector * (2 + len(context)), outscale=0.1)
+            # Not from `stoch`: the posterior's has seen the very observation that is to be predicted.
+            self.decoder = Head(config.rssm.deter + given, units, layers, 2 * spaces.vector, outscale=0.0)
+        else:
+            self.decoder = Head(feat, units, layers, 2 * spaces.vector)
         self.image_decoder = None
         if spaces.image:
             rest = self.rssm.flat + self.carried
@@ -130,25 +146,48 @@ class WorldModel(nn.Module):
         pixels = self.image_encoder(flat).reshape(*tokens.shape[:-1], -1)
         return torch.cat([tokens, pixels], -1)
 
-    def _expected(self, latent: State, before: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+    def _law(self, before: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """The transition's scaled change in a step and the logarithm of its standard deviation (..., D), in `step_std`.
+
+        The change is linear in each factor, as forces are, with coefficients that depend on the state: beyond the logs
+        it goes on along a straight line.
+        """
+        assert self.transition is not None
+        out = self.transition(torch.cat([before.clamp(-8, 8), inputs], -1))
+        out = rearrange(out, "... (k d) -> ... k d", d=self.spaces.vector)
+        bent = torch.einsum("...c,...cd->...d", self._told(inputs), out[..., 2:, :])
+        return out[..., 0, :] + bent, out[..., 1, :]
+
+    def _floored(self, log_std: Tensor) -> Tensor:
+        low = math.log(self.config.noise_floor)
+        return low + nn.functional.softplus(log_std - low)
+
+    def _expected(self, latent: State, before: Tensor, inputs: Tensor, dreaming: bool = False) -> tuple[Tensor, Tensor]:
         """Scaled observation and the logarithm of its standard deviation (..., D), in units of `step_std` if carried.
 
-        From the latent, the scaled observation before and the known context (..., C). The change in a step is linear in
-        each factor, as forces are, with coefficients that depend on the state.
+        From the latent, the scaled observation before, and the RSSM's inputs (..., ·). In training gradients reach the
+        decoder alone, as the transition has a loss of its own; in dreams they run through the transition alone.
         """
-        out = self.decoder(torch.cat([latent.deter, latent.stoch, before.clamp(-8, 8)], -1))
-        out = rearrange(out, "... (k d) -> ... k d", d=self.spaces.vector)
-        mean, log_std = out[..., 0, :], out[..., 1, :]
-        low = math.log(self.config.noise_floor)
-        log_std = low + nn.functional.softplus(log_std - low)
         if not self.carried:
-            return mean, log_std
-        change = mean + torch.einsum("...c,...cd->...d", context, out[..., 2:, :])
-        return before + self.step_std * change, log_std
+            mean, log_std = self.decoder(latent.feat()).chunk(2, -1)
+            return mean, self._floored(log_std)
+        change, log_std = (self._is_told(inputs) * part for part in self._law(before, inputs))
+        more, wider = self.decoder(torch.cat([latent.deter, before.clamp(-8, 8), inputs], -1)).chunk(2, -1)
+        if dreaming:
+            more, wider = more.detach(), wider.detach()
+        else:
+            change, log_std = change.detach(), log_std.detach()
+        return before + self.step_std * (change + more), self._floored(log_std + wider)
 
     def _told(self, inputs: Tensor) -> Tensor:
         """The known factors' values (..., C), zero where unknown, out of the RSSM's inputs."""
         return inputs[..., self.spaces.action : self.spaces.action + len(self.context)]
+
+    def _is_told(self, inputs: Tensor) -> Tensor:
+        """(..., 1): 1 where the physics is told, and everywhere in a model whose logs told none."""
+        if not len(self.context):
+            return torch.ones_like(inputs[..., :1])
+        return inputs[..., self.spaces.action + len(self.context) :].amax(-1, keepdim=True)
 
     def decode(self, belief: Belief) -> Tensor:
         """The expected vector observation (..., D), in the log's own units."""
@@ -195,12 +234,13 @@ class WorldModel(nn.Module):
         return self.action_input(action, batch.context, batch.known * labelled.unsqueeze(-1))
 
     def filter(
-        self, vector: Tensor, image: Tensor | None, inputs: Tensor, is_first: Tensor
+        self, vector: Tensor, image: Tensor | None, inputs: Tensor, is_first: Tensor, disturb: bool = False
     ) -> tuple[Belief, Tensor, Tensor]:
         """Filter a sequence: beliefs (B, T), the posterior's log probabilities, and the scaled observations before."""
         scaled = self.scale(vector)
         before = torch.zeros_like(scaled)
-        before[:, 1:] = scaled[:, :-1] * (~is_first[:, 1:]).unsqueeze(-1)
+        before[:, 1:] = self._disturbed(scaled[:, :-1]) if disturb else scaled[:, :-1]
+        before[:, 1:] *= (~is_first[:, 1:]).unsqueeze(-1)
         if not self.carried:
             before, scaled = before[..., :0], scaled[..., :0]
         recurrent = torch.cat([inputs, before], -1)
@@ -223,12 +263,21 @@ class WorldModel(nn.Module):
         latent = self.rssm.observe_step(belief.latent, token, torch.cat([inputs, before], -1), is_first)
         return Belief(latent.deter, latent.stoch, self.scale(vector) if self.carried else before)
 
-    def imagine_step(self, belief: Belief, inputs: Tensor, sample: bool = True) -> Belief:
-        """One step without an observation: (N, ...) under inputs (N, ·)."""
-        latent = self.rssm.imagine_step(belief.latent, torch.cat([inputs, belief.vector], -1), sample)
+    def imagine_step(self, belief: Belief, inputs: Tensor, sample: bool = True, noisy: bool = False) -> Belief:
+        """One step without an observation: (N, ...) under inputs (N, ·).
+
+        With a carried observation, gradients run through the transition alone: what an action moves, it moves there.
+
+        Args:
+            noisy: draw the carried observation from the distribution that the decoder states instead of its mean.
+        """
         vector = belief.vector
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.carried):
+            latent = self.rssm.imagine_step(belief.latent, torch.cat([inputs, vector], -1), sample)
         if self.carried:
-            vector = self._expected(latent, vector, self._told(inputs))[0]
+            vector, log_std = self._expected(latent, vector, inputs, dreaming=True)
+            if noisy:
+                vector = vector + self.step_std * torch.exp(log_std).detach() * torch.randn_like(vector)
         return Belief(latent.deter, latent.stoch, vector)
 
     def imagine(self, belief: Belief, inputs: Tensor, sample: bool = True) -> Belief:
@@ -241,18 +290,36 @@ class WorldModel(nn.Module):
 
     # -- training -----------------------------------------------------------------------------------------------------
 
-    def _vector_loss(self, latent: State, before: Tensor, inputs: Tensor, target: Tensor) -> Tensor:
-        """Gaussian log loss (B, T) of the scaled observation under the noise that the decoder itself states.
+    def _vector_loss(self, mean: Tensor, log_std: Tensor, target: Tensor) -> Tensor:
+        """Gaussian log loss (...) of the scaled observation under the noise that the decoder itself states.
 
         A box slides by a smooth law and is struck in jumps: with one noise for both, the jumps would drown the law.
         Each term is weighted by its standard deviation, without which what is hard at first is never learnt: Seitzer et
         al., "On the Pitfalls of Heteroscedastic Uncertainty Estimation" (2022), beta = 0.5.
         """
-        mean, log_std = self._expected(latent, before, self._told(inputs))
-        unit = self.step_std if self.carried else 1.0
-        error = (target - mean) / unit
+        error = (target - mean) / (self.step_std if self.carried else 1.0)
         nll = 0.5 * (error * torch.exp(-log_std)) ** 2 + log_std
         return (nll * torch.exp(log_std.detach())).sum(-1)
+
+    def _disturbed(self, before: Tensor) -> Tensor:
+        """Carried observations as a rollout has them, a little wrong: what is learnt is the way back.
+
+        Without it, errors of one step feed those of the next; 25 steps ahead they were measured at twice the size.
+        Source: Sanchez-Gonzalez et al., "Learning to Simulate Complex Physics with Graph Networks" (2020). Some rows
+        stay clean.
+        """
+        size = self.config.carry_noise * torch.rand_like(before[..., :1])
+        return before + size * self.step_std * torch.randn_like(before)
+
+    def transition_loss(self, batch: Batch) -> Tensor:
+        """The transition's loss (scalar) on pairs of rows, a batch (B, 2); all are told what physics the log knows."""
+        inputs = self.inputs(batch, torch.zeros_like(batch.labelled))[:, 1]
+        before, target = self.scale(batch.vector).unbind(1)
+        before = self._disturbed(before)
+        change, log_std = self._law(before, inputs)
+        loss = self._vector_loss(before + self.step_std * change, self._floored(log_std), target)
+        counted = (~batch.is_first[:, 1]) * self._is_told(inputs).squeeze(-1)
+        return (loss * counted).mean()
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """One training loss: (scalar, parts without gradient)."""
@@ -260,14 +327,14 @@ class WorldModel(nn.Module):
         device = batch.vector.device
         hidden = (torch.rand(size, 1, device=device) < self.config.context_dropout).expand(size, length)
         inputs = self.inputs(batch, hidden)
-        beliefs, posterior, before = self.filter(batch.vector, batch.image, inputs, batch.is_first)
+        beliefs, posterior, before = self.filter(batch.vector, batch.image, inputs, batch.is_first, disturb=True)
         target = self.scale(batch.vector)
         alive = (~batch.is_terminal).float()
         # A carried observation leaves nothing to predict where nothing came before.
         counted = (~batch.is_first).float() if self.carried else torch.ones(size, length, device=device)
         dynamics, representation = self.rssm.kl(posterior, beliefs.deter)
         feat = beliefs.feat()
-        vector = self._vector_loss(beliefs.latent, before, inputs, target) * counted
+        vector = self._vector_loss(*self._expected(beliefs.latent, before, inputs), target) * counted
         reward = twohot_loss(self.reward(feat), batch.reward, self.bins)
         continuation = bernoulli_loss(self.continuation(feat).squeeze(-1), alive)
         parts = {

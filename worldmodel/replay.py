@@ -84,14 +84,18 @@ class Replay:
         self.terminals = np.flatnonzero(self.terminated[self.episodes])
         self.terminal_share = terminal_share if len(self.terminals) else 0.0
 
-    def sample(self, batch: int, length: int, rng: np.random.Generator) -> Batch:
-        """Segments (batch, length) that start anywhere and go on into the next episode where one ends."""
+    def sample(self, batch: int, length: int, rng: np.random.Generator, plain: bool = False) -> Batch:
+        """Segments (batch, length) that start anywhere and go on into the next episode where one ends.
+
+        Args:
+            plain: no images, and no preference for terminations.
+        """
         at = rng.integers(0, self.total, batch)
-        forced = rng.random(batch) < self.terminal_share
+        forced = rng.random(batch) < (0.0 if plain else self.terminal_share)
         if forced.any():
             ends = self.offset[self.terminals[rng.integers(0, len(self.terminals), int(forced.sum()))] + 1] - 1
             at[forced] = ends - rng.integers(0, length, int(forced.sum()))
-        return self.gather((at[:, None] + np.arange(length)) % self.total)
+        return self.gather((at[:, None] + np.arange(length)) % self.total, images=not plain)
 
     def whole(self, which: Sequence[int], length: int) -> Batch:
         """The first `length` rows of given episodes (positions in this replay's list), padded by repeating the last."""
@@ -99,8 +103,8 @@ class Replay:
         rows = np.minimum(np.arange(length), self.length[self.episodes[chosen]][:, None])
         return self.gather(self.offset[chosen][:, None] + rows)
 
-    def gather(self, virtual: np.ndarray) -> Batch:
-        """(B, T) virtual row numbers to a batch."""
+    def gather(self, virtual: np.ndarray, images: bool = True) -> Batch:
+        """(B, T) virtual row numbers to a batch, without the images if they are not wanted."""
         position = np.searchsorted(self.offset, virtual, side="right") - 1
         episode = self.episodes[position]
         step = virtual - self.offset[position]
@@ -120,7 +124,9 @@ class Replay:
             within = (action - self.action_centre) / self.action_scale
             return torch.from_numpy(within * given[..., None].astype(np.float32))
 
-        image = np.ascontiguousarray(here["image"]) if "image" in (rows.dtype.names or ()) else None
+        image = None
+        if images and "image" in (rows.dtype.names or ()):
+            image = np.ascontiguousarray(here["image"])
         return Batch(
             vector=torch.from_numpy(np.ascontiguousarray(here["vector"])),
             image=None if image is None else torch.from_numpy(image),

@@ -30,6 +30,8 @@ class TrainerConfig:
     warmup: int = 200
     decay_from: float = 0.6  # from this share of the budget on, the learning rate falls to a tenth
     terminal_share: float = 0.2
+    transition_steps: int = 4  # of the transition, which forgets and is therefore cheap, in every update
+    transition_batch: int = 1024
 
 
 def split_episodes(reader: LogReader) -> tuple[list[int], list[int]]:
@@ -82,23 +84,44 @@ class Trainer:
         self.held_out = Replay(self.reader, context, held_out)
 
     def _optimise(self) -> None:
-        self.optimizer = LaProp(self.model.parameters(), self.config.lr, self.config.warmup)
+        config, own = self.config, set(self.model.transition.parameters() if self.model.transition else ())
+        self.optimizer = LaProp([p for p in self.model.parameters() if p not in own], config.lr, config.warmup)
         self.safe_step = SafeStep(self.optimizer)
+        self.transition_step = None
+        if self.model.transition:
+            law = LaProp(self.model.transition.parameters(), config.lr, config.warmup)
+            self.transition_step = SafeStep(law)
+
+    def _optimizers(self) -> list[LaProp]:
+        return [self.optimizer, *([self.transition_step.optimizer] if self.transition_step else [])]
 
     def update(self, progress: float = 0.0) -> dict[str, float]:
         """One training step; `progress` is the share of the budget that is spent (it sets the learning rate)."""
         batch = self.replay.sample(self.config.batch, self.config.length, self.rng)
         spent = max(0.0, (progress - self.config.decay_from) / (1 - self.config.decay_from))
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.lr * self.caution * 0.1 ** min(1.0, spent)
+        for optimizer in self._optimizers():
+            for group in optimizer.param_groups:
+                group["lr"] = self.config.lr * self.caution * 0.1 ** min(1.0, spent)
         self.model.train().requires_grad_(True)
+        law = self._learn_transition()
         loss, parts = self.model.loss(batch)
         if not self.safe_step(loss):
             self._refuse()
         self.steps += 1
         if self.steps % 200 == 0 and self.safe_step.skipped_in_a_row == 0:
             self._good_state = _copy(self.model)
-        return {"loss": float(loss.detach()), **{name: float(part) for name, part in parts.items()}}
+        return {"loss": float(loss.detach()), **{name: float(part) for name, part in (parts | law).items()}}
+
+    def _learn_transition(self) -> dict[str, torch.Tensor]:
+        """Several steps on single transitions from all over the logs: with no memory to follow they are cheap."""
+        if self.transition_step is None:
+            return {}
+        losses = []
+        for _ in range(self.config.transition_steps):
+            pairs = self.replay.sample(self.config.transition_batch, 2, self.rng, plain=True)
+            losses.append(self.model.transition_loss(pairs))
+            self.transition_step(losses[-1])
+        return {"transition": torch.stack(losses).mean().detach()} if losses else {}
 
     def _refuse(self) -> None:
         if self.safe_step.skipped_in_a_row < 5:
@@ -151,7 +174,7 @@ class Trainer:
     def save(self, folder: Path) -> Path:
         state = {
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers()],
             "torch_random": torch.get_rng_state(),
             "numpy_random": _plain(self.rng.bit_generator.state),
             "caution": self.caution,
@@ -180,7 +203,8 @@ class Trainer:
         if theirs != self.model.context:
             self._take(theirs)
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self._optimizers(), state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         torch.set_rng_state(state["torch_random"])
         self.rng.bit_generator.state = state["numpy_random"]
         self.caution = float(state["caution"])

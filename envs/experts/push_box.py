@@ -1,4 +1,4 @@
-"""push-box: a demonstrator made for the nominal floor, and an oracle that is told the floor."""
+"""push-box: a demonstrator made for the nominal floor, a player, and an oracle that is told the floor."""
 
 from __future__ import annotations
 
@@ -56,6 +56,29 @@ def careful_oracle(observation: np.ndarray, physics: Physics) -> np.ndarray:
     else:
         push_speed = float(box_v @ ahead) + 0.1  # it comes towards the finger: give way, but less than it pushes
     return np.clip(_push(observation, ahead, push_speed, 0.45), -1.0, 1.0).astype(np.float32)
+
+
+class BoxPlayer:
+    """Plays: pushes the box to one place after another, over the edge too, now fast and now slowly."""
+
+    change_rate = 1 / 30  # chance a step that it wants something else
+    reach_m = 0.55  # places lie within this of the table's middle, along each axis
+    push_speeds_m_s = (0.08, 0.5)
+    walk_speeds_m_s = (0.25, 0.5)
+
+    def begin(self, rng: np.random.Generator) -> None:
+        self._place = rng.uniform(-self.reach_m, self.reach_m, 2)
+        self._push_speed = rng.uniform(*self.push_speeds_m_s)
+        self._walk_speed = rng.uniform(*self.walk_speeds_m_s)
+
+    def act(self, observation: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The action (2,) for an observation (18,) of push-box."""
+        way = self._place - observation[4:6]
+        if rng.random() < self.change_rate or np.linalg.norm(way) < DONE_M:
+            self.begin(rng)
+            way = self._place - observation[4:6]
+        ahead = way / max(float(np.linalg.norm(way)), 1e-6)
+        return np.clip(_push(observation, ahead, self._push_speed, self._walk_speed), -1.0, 1.0)
 
 
 def _push(observation: np.ndarray, ahead: np.ndarray, push_speed: float, walk_speed: float) -> np.ndarray:

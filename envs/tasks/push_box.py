@@ -40,8 +40,8 @@ class PushBox(BulletEnv):
     Observation (18,), table frame (origin in its middle, 1 m x 1 m), metres and m/s: see `observation_names`.
     The box's position is the centre of its outline; its size, mass and friction are not observed.
     Action (2,): the finger's velocity over 0.5 m/s, along x and y. The finger stops at the table's edge.
-    Reward a step: 0.8 (1 - tanh(5 d)), where d is the box's distance to the goal in metres, and 0.2 more within 5 cm
-    and below 5 cm/s; -1 when the box is lost.
+    Reward a step: 0.4 (1 - tanh(5 d)), where d is the box's distance to the goal in metres, and 0.6 more within 5 cm
+    and below 5 cm/s, so that what pays is what counts as success; -1 when the box is lost.
     Ends (failure) when the box's centre of mass, payload included, is past the table's edge.
     Success: the box is within 5 cm of the goal at the last step.
     Start: the box near the middle at any angle, the goal 0.2 to 0.35 m from it and 0.1 to 0.2 m
@@ -211,7 +211,7 @@ class PushBox(BulletEnv):
             return Outcome(-1.0, True, False, -distance)
         there = distance < GOAL_RADIUS_M
         settled = there and math.hypot(vector[6], vector[7]) < SLOW_M_S
-        reward = 0.8 * (1.0 - math.tanh(5.0 * distance)) + 0.2 * settled
+        reward = 0.4 * (1.0 - math.tanh(5.0 * distance)) + 0.6 * settled
         return Outcome(reward, False, there, -distance)
 
     def _push(self, speed_m_s: float) -> None:

@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from dreaming.actor_critic import ActorCritic, ActorCriticConfig, ReturnScale, lambda_return
 from dreaming.agent import ActorConfig
-from dreaming.imagination import DreamPhysics, Rollout
+from dreaming.imagination import MAX_LATENCY, DreamPhysics, Rollout, Starts, imagine
 from dreaming.learning import DreamConfig, DreamLearner
 from dreaming.scenario import load_scenarios
 from envs.physics import Physics
@@ -69,9 +71,11 @@ def one_step(model: WorldModel, action: torch.Tensor, reward: torch.Tensor) -> R
     return Rollout(world, torch.zeros(n, 2, 1), seen, seen, action, reward, torch.zeros(n, 1), physics)
 
 
-def test_reinforce_makes_the_better_action_likelier(model):
+@pytest.mark.parametrize("pull", [0.0, 100.0])
+def test_reinforce_makes_the_better_action_likelier_unless_the_clone_holds_it(model, pull):
     """A bandit: reward 2 for going right, 0 for left; every episode ends after one step."""
-    learner = ActorCritic(SMALL, model, "blind")
+    learner = ActorCritic(replace(SMALL, gradient="reinforce", pull=pull), model, "blind")
+    learner.keep_clone()
     seen, estimate = torch.zeros(1, 2), torch.zeros(1, 1)
 
     def right() -> float:
@@ -90,7 +94,10 @@ def test_reinforce_makes_the_better_action_likelier(model):
         loss, _ = learner.losses(model, one_step(model, action, 2.0 * (action[..., 0] > 0)))
         learner.step(loss)
         learner.follow()
-    assert right() > max(0.9, before)
+    if pull:
+        assert right() == pytest.approx(before, abs=0.1)
+    else:
+        assert right() > max(0.9, before)
 
 
 def test_the_slow_critic_follows_by_its_share(model):
@@ -115,7 +122,7 @@ def test_dreaming_changes_the_policy_and_never_the_model(model, tmp_path, gradie
             writer.append(Episode({"vector": vector}, action, action, zeros + 1, zeros, False, True, known))
     replay = Replay(LogReader(tmp_path), CONTEXT)
     model.set_statistics(replay.statistics())
-    settings = ActorCriticConfig(SMALL.actor, 16, 1, gradient=gradient)
+    settings = ActorCriticConfig(SMALL.actor, 16, 1, gradient=gradient, critic_first=1)
     config = DreamConfig(settings, view, horizon=4, dreams=16, batch=2, length=8)
     learner = DreamLearner(model, replay, "push-box", Physics(), load_scenarios("slippery", "push-box"), 20.0, config)
     weights = {name: value.clone() for name, value in model.state_dict().items()}
@@ -128,3 +135,33 @@ def test_dreaming_changes_the_policy_and_never_the_model(model, tmp_path, gradie
     assert any(not torch.equal(a, b) for a, b in zip(policy, learner.learner.actor.parameters(), strict=True))
     assert all(p.grad is None for p in model.parameters())
     assert learner.imagined_steps == 3 * 16 * 4
+    assert learner.learner.actor.explore_std == pytest.approx(SMALL.actor.min_std)  # at the end it acts as it dreamt
+
+
+def test_the_gradient_of_a_dream_runs_through_the_transition(model):
+    """Reward falls with the second channel; the transition adds each command to it, so the actor learns to go left."""
+    with torch.no_grad():
+        for layer in (model.transition.out, model.decoder.out, model.reward.out):
+            layer.weight.zero_()
+            layer.bias.zero_()
+    model._law = lambda before, inputs: (torch.stack([0 * inputs[..., 0], inputs[..., 0]], -1), before * 0 - 3)
+    model.predict_reward = lambda belief: -belief.vector[..., 1]
+    learner = ActorCritic(replace(SMALL, pull=0.0), model, "blind")
+    n = 64
+    pairs = torch.ones(n, 1)
+    zeros = torch.zeros(n)
+    physics = DreamPhysics(pairs, pairs, zeros + 1, zeros.long(), zeros, torch.zeros(n, 3), None)
+    blank = model.initial(n)
+    starts = Starts(blank, blank, torch.zeros(n, 2), torch.zeros(n, MAX_LATENCY, 1), zeros.long(), zeros.long())
+
+    def commanded() -> float:
+        with torch.no_grad():
+            return float(learner.actor(torch.zeros(1, 2), torch.zeros(1, 1)).mode())
+
+    before = commanded()
+    for group in learner.optimizer.param_groups:
+        group["lr"] = 1e-2
+    for _ in range(100):
+        rollout = imagine(model, learner.actor, starts, physics, 3, noisy=True)
+        learner.step(learner.losses(model, rollout)[0])
+    assert commanded() < min(-0.5, before)

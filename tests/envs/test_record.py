@@ -6,7 +6,17 @@ import pytest
 from configs import UserError
 from envs import registry
 from envs.bullet import start_at
-from envs.record import ExpertPolicy, NoisyPolicy, RandomPolicy, RowStreams, count_steps, episode_seed, record
+from envs.experts.push_box import BoxPlayer
+from envs.record import (
+    ExpertPolicy,
+    NoisyPolicy,
+    RandomPolicy,
+    RowStreams,
+    count_steps,
+    demonstrator,
+    episode_seed,
+    record,
+)
 
 TASKS = sorted(registry.TASKS)
 
@@ -35,7 +45,7 @@ def test_neither_rows_nor_processes_change_an_episode(hopper_log, n_envs, proces
 @pytest.mark.parametrize("task", TASKS)
 def test_experts_with_noise_repeat_themselves(task):
     def run(n_envs):
-        policy = NoisyPolicy(ExpertPolicy(task, 2), (0.0, 0.2), 2, exploring=0.5)
+        policy = demonstrator(task, 2)
         ranges = {**registry.log_ranges(task), "sensor_noise": 0.01}
         return list(record(task, policy, 3, seed=9, ranges=ranges, n_envs=n_envs, processes=0))
 
@@ -118,7 +128,7 @@ def acted(policy: NoisyPolicy, rows: int, steps: int) -> np.ndarray:
     first = np.ones(rows, bool)
     actions = []
     for t in range(steps):
-        actions.append(policy.act({}, first if t == 0 else ~first))
+        actions.append(policy.act({"vector": np.zeros((rows, 1))}, first if t == 0 else ~first))
         np.testing.assert_array_equal(policy.meant, np.full((rows, 2), 0.25))
     return np.stack(actions)
 
@@ -134,36 +144,44 @@ def test_noise_is_drawn_for_each_episode_and_is_white():
     assert abs(np.corrcoef(actions[..., 0].ravel(), actions[..., 1].ravel())[0, 1]) < 0.05  # and so are motors
 
 
-def test_the_hand_slips_in_exploring_episodes_alone():
-    actions = acted(NoisyPolicy(Still(), (0.0, 0.0), seed=0, exploring=0.3), 300, 200)
-    slipped = (actions != np.float32(0.25)).any(-1)  # (T, N): without noise, nothing else departs from what was meant
-    share = slipped.any(0).mean()
-    assert share == pytest.approx(0.3, abs=0.08)
-    assert not (acted(NoisyPolicy(Still(), (0.0, 0.0), seed=0), 50, 100) != np.float32(0.25)).any()
-    lengths, nothing = [], []
-    for row in np.flatnonzero(slipped.any(0)):
-        t = 0
-        while t < len(slipped):
-            if not slipped[t, row]:
-                t += 1
-                continue
-            end = t
-            while end < len(slipped) and (actions[end, row] == actions[t, row]).all():
-                end += 1
-            if end < len(slipped):
-                lengths.append(end - t)
-                nothing.append(not actions[t, row].any())
-            t = end
-    # Two lapses of nothing may follow each other at once and look like one: rarely.
-    assert min(lengths) == 3 and np.mean(np.array(lengths) <= 8) > 0.95 and 8 in lengths
-    assert np.mean(nothing) == pytest.approx(0.5, abs=0.1)
-    # A lapse begins in 4% of the steps outside one.
-    assert len(lengths) / (~slipped[:, slipped.any(0)]).sum() == pytest.approx(NoisyPolicy.lapse_rate, rel=0.15)
+class Wave:
+    """Plays by commanding what its episode drew when it began."""
+
+    def begin(self, rng):
+        self.command = rng.uniform(0.5, 1.0, 2)
+
+    def act(self, observation, rng):
+        return self.command
+
+
+def test_play_takes_whole_episodes_of_its_share():
+    policy = NoisyPolicy(Still(), (0.0, 0.0), seed=0, play=0.3, player=Wave)
+    actions = acted(policy, 300, 20)
+    plays = (actions != np.float32(0.25)).all(-1)  # (T, N)
+    assert (plays == plays[0]).all() and plays[0].mean() == pytest.approx(0.3, abs=0.08)
+    np.testing.assert_array_equal(actions[:, plays[0]], np.broadcast_to(actions[0], actions.shape)[:, plays[0]])
+    assert len(np.unique(actions[0, plays[0], 0])) == plays[0].sum()  # every episode draws its own
+
+
+def test_play_pushes_slowly_and_fast_and_over_the_edge():
+    """What the demonstrator never does; without it a model cannot tell what would happen."""
+
+    def speeds(play):
+        policy = NoisyPolicy(ExpertPolicy("push-box"), (0.0, 0.0), 4, play, BoxPlayer)
+        episodes = list(record("push-box", policy, 30, seed=4, ranges={}, processes=0))
+        vector = np.concatenate([e.observation["vector"][1:] for e in episodes])
+        pushed = vector[vector[:, 17] == 1]
+        return np.linalg.norm(pushed[:, 6:8], axis=1), sum(e.terminated for e in episodes)
+
+    (played, lost), (shown, never) = speeds(1.0), speeds(0.0)
+    slow = lambda speed: ((speed > 0.05) & (speed < 0.25)).mean()  # noqa: E731
+    assert lost > 0 and never == 0
+    assert slow(played) > 2 * slow(shown) and len(played) > 1.5 * len(shown)
 
 
 def test_noise_leaves_what_was_meant_in_the_log():
     """What is demonstrated is the expert's own answer to each observation; what is commanded holds the noise."""
-    policy = NoisyPolicy(ExpertPolicy("hopper"), (0.1, 0.2), 3, exploring=1.0)
+    policy = NoisyPolicy(ExpertPolicy("hopper"), (0.1, 0.2), 3)
     (episode,) = record("hopper", policy, 1, seed=5, ranges={}, processes=0)
     expert = ExpertPolicy("hopper")
     expert.reset(1)
@@ -201,5 +219,7 @@ def test_mistakes_are_named():
         next(record("hopper", policy, 0, 0))
     with pytest.raises(UserError, match="noise runs from 0.3 to 0.1"):
         NoisyPolicy(policy, (0.3, 0.1))
-    with pytest.raises(UserError, match="exploring = 1.5"):
-        NoisyPolicy(policy, (0.0, 0.1), exploring=1.5)
+    with pytest.raises(UserError, match="play = 1.5"):
+        NoisyPolicy(policy, (0.0, 0.1), play=1.5)
+    with pytest.raises(UserError, match="nobody who plays"):
+        NoisyPolicy(policy, (0.0, 0.1), play=0.5)

@@ -143,10 +143,15 @@ def test_heads_begin_without_an_opinion(replay):
 @pytest.mark.parametrize("config", [TINY, WITHOUT_CARRY])
 def test_the_loss_is_the_sum_of_its_parts_and_reaches_every_weight(replay, config):
     model = built(replay, config).train()
-    loss, parts = model.loss(replay.sample(8, 10, np.random.default_rng(0)))
+    rng = np.random.default_rng(0)
+    loss, parts = model.loss(replay.sample(8, 10, rng))
     scales = {"representation": config.representation_scale}
     assert loss.item() == pytest.approx(sum(scales.get(k, 1.0) * v.item() for k, v in parts.items()), rel=1e-5)
     loss.backward()
+    own = [name for name, p in model.named_parameters() if p.grad is None]
+    assert all(name.startswith("transition.") for name in own) and bool(own) == config.carry
+    if config.carry:
+        model.transition_loss(replay.sample(8, 2, rng)).backward()
     untouched = [name for name, p in model.named_parameters() if p.grad is None]
     assert not untouched
 
@@ -178,33 +183,69 @@ def test_the_vector_loss_is_the_weighted_gaussian_one(replay, config):
     inputs = model.inputs(batch, torch.zeros_like(batch.labelled))
     beliefs, _, before = model.filter(batch.vector, None, inputs, batch.is_first)
     target = model.scale(batch.vector)
-    mean, log_std = model._expected(beliefs.latent, before, model._told(inputs))
+    mean, log_std = model._expected(beliefs.latent, before, inputs)
     unit = model.step_std if config.carry else torch.ones(2)
     nll = -Normal(mean / unit, log_std.exp()).log_prob(target / unit) - 0.5 * math.log(2 * math.pi)
     expected = (nll * log_std.exp()).sum(-1)
-    assert torch.allclose(model._vector_loss(beliefs.latent, before, inputs, target), expected, rtol=1e-3, atol=1e-4)
+    assert torch.allclose(model._vector_loss(mean, log_std, target), expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("config", [TINY, WITHOUT_CARRY])
 def test_no_channel_claims_less_noise_than_the_floor(replay, config):
     model, batch = built(replay, config), replay.whole([0, 1], 8)
     with torch.no_grad():
-        model.decoder.out.weight.zero_()
-        model.decoder.out.bias.fill_(-50.0)
+        for head in (model.decoder, model.transition):
+            if head is not None:
+                head.out.weight.zero_()
+                head.out.bias.fill_(-50.0)
     inputs = model.inputs(batch, torch.zeros_like(batch.labelled))
     beliefs, _, before = model.filter(batch.vector, None, inputs, batch.is_first)
-    _, log_std = model._expected(beliefs.latent, before, model._told(inputs))
+    _, log_std = model._expected(beliefs.latent, before, inputs)
     assert log_std.exp().min().item() == pytest.approx(config.noise_floor, rel=1e-5)
     assert log_std.exp().max().item() == pytest.approx(config.noise_floor, rel=1e-5)
 
 
-def test_a_carried_observation_changes_linearly_in_each_known_factor(replay):
+def test_the_transition_takes_the_physics_it_is_told_and_remembers_nothing(replay):
     model, batch = built(replay), replay.whole([0, 1], 8)
+    torch.nn.init.normal_(model.transition.out.weight)
     inputs = model.inputs(batch, torch.zeros_like(batch.labelled))
-    beliefs, _, before = model.filter(batch.vector, None, inputs, batch.is_first)
-    at = [model._expected(beliefs.latent, before, torch.full((2, 8, 1), value))[0] for value in (0.0, 0.5, 1.0)]
-    assert torch.allclose(at[2] - at[1], at[1] - at[0], atol=1e-5)
-    assert not torch.allclose(at[1], at[0], atol=1e-3)
+    before = model.scale(batch.vector)
+
+    def change(context: float, steps: int) -> torch.Tensor:
+        told = model.action_input(batch.applied_action, torch.full((2, 8, 1), context), torch.ones(2, 8, 1))
+        return model._law(before[:, -steps:], told[:, -steps:])[0][:, -1]
+
+    assert inputs.shape[-1] == 3 and not torch.allclose(change(1.0, 8), change(0.0, 8), atol=1e-3)
+    assert torch.allclose(change(0.5, 8), change(0.5, 1), atol=1e-5)
+
+
+def test_where_no_physics_is_told_the_transition_is_silent(replay):
+    """It would have to guess what memory knows. In a model whose logs told nothing it speaks always."""
+    model, batch = built(replay), replay.whole([0, 1], 8)
+    torch.nn.init.normal_(model.transition.out.bias)
+    torch.nn.init.zeros_(model.decoder.out.weight)  # memory has nothing to add
+    for hidden in (False, True):
+        inputs = model.inputs(batch, torch.full_like(batch.labelled, hidden))
+        beliefs, _, before = model.filter(batch.vector, None, inputs, batch.is_first)
+        moved = model._expected(beliefs.latent, before, inputs)[0] - before
+        assert bool(moved.abs().max() < 1e-6) == hidden
+    bare = WorldModel(TINY, Spaces(2, 1), ContextSpec((), (), ()))
+    assert torch.equal(bare._is_told(torch.zeros(3, 1)), torch.ones(3, 1))
+
+
+def test_training_shows_the_way_back_from_a_wrong_observation(replay):
+    """Disturbed rows aim at the true next one, so that rollouts return to where the logs are."""
+    model = built(replay).train()
+    with torch.no_grad():
+        model.transition.out.weight.zero_()
+        model.transition.out.bias.zero_()
+    pairs = replay.whole([0, 1], 2)
+    pairs.vector[:, 1] = pairs.vector[:, 0]  # nothing moves: all that is left is to undo the disturbance
+    quiet = dataclasses.replace(TINY, carry_noise=0.0)
+    model.config = quiet
+    still = model.transition_loss(pairs)
+    model.config = dataclasses.replace(TINY, carry_noise=1.0)
+    assert model.transition_loss(pairs) > still
 
 
 def test_what_a_carried_observation_begins_with_is_not_learnt(replay):
@@ -228,16 +269,16 @@ def test_the_stated_noise_follows_the_noise_there_is(tmp_path):
     reader = write_log(tmp_path, episodes)
     replay = Replay(reader, ContextSpec.from_logs([e["physics"] for e in reader.episodes], np.zeros(0)))
     torch.manual_seed(0)
-    model = WorldModel(TINY, Spaces(2, 1), replay.context).train()
+    model = WorldModel(dataclasses.replace(TINY, carry_noise=0.0), Spaces(2, 1), replay.context).train()
     model.set_statistics(replay.statistics())
     step = SafeStep(LaProp(model.parameters(), 3e-3, warmup=20))
     for _ in range(300):
-        assert step(model.loss(replay.sample(16, 16, rng))[0])
+        assert step(model.loss(replay.sample(16, 16, rng))[0] + model.transition_loss(replay.sample(256, 2, rng)))
     batch = replay.whole(range(30), 21)
     inputs = model.inputs(batch, torch.zeros_like(batch.labelled))
     with torch.no_grad():
         beliefs, _, before = model.filter(batch.vector, None, inputs, batch.is_first)
-        mean, log_std = model._expected(beliefs.latent, before, model._told(inputs))
+        mean, log_std = model._expected(beliefs.latent, before, inputs)
     error = ((model.scale(batch.vector) - mean) / model.step_std)[:, 1:]
     stated, loud = log_std.exp()[:, 1:], batch.action[:, 1:, 0] > 0
     claims = [stated[which].mean().item() for which in (loud, ~loud)]
