@@ -43,7 +43,7 @@ class Survival:
     out: Path = Path("runs/survival")
     episodes: int = 1200
     learn_s: float = 200.0
-    clone_s: float = 60.0
+    clone_s: float = 90.0
     dream_s: float = 150.0
     trials: int = 50
     scenario: str = "slippery"

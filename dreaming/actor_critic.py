@@ -30,7 +30,7 @@ class ActorCriticConfig:
     discount: float = 0.98
     lam: float = 0.95
     entropy: float = 0.0
-    pull: float = 0.01  # weight of the likelihood of what the clone would do
+    pull: float = 0.03  # weight of the likelihood of what the clone would do
     clone_lr: float = 1e-3
     lr: float = 2e-3  # of the actor; falls to nothing over the budget
     critic_lr: float = 1e-3
@@ -90,13 +90,21 @@ class ActorCritic(nn.Module):
         self.scale = ReturnScale()
         self.bins: Tensor
         self.register_buffer("bins", twohot_bins())
+        self._optimise(warmup=100)
+
+    def _optimise(self, warmup: int) -> None:
         groups = [{"params": list(part.parameters())} for part in (self.actor, self.critic)]
-        self.optimizer = LaProp(groups, config.lr, warmup=100)
+        self.optimizer = LaProp(groups, self.config.lr, warmup)
         self.step = SafeStep(self.optimizer)
 
-    def keep_clone(self) -> None:
-        """The actor as it is now is the one that it will be pulled towards."""
+    def begin(self) -> None:
+        """From cloning to dreaming: the actor as it is now is the one that it will be pulled towards.
+
+        The optimiser forgets: beside the gradients of a likelihood, those of a return are so small that by the running
+        size of the former hardly a step would be taken for a thousand updates.
+        """
         self.clone.load_state_dict(self.actor.state_dict())
+        self._optimise(warmup=20)
 
     def critic_input(self, rollout: Rollout) -> Tensor:
         physics = rollout.physics

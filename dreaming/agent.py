@@ -27,7 +27,7 @@ class ActorConfig:
     components: int = 4  # of the mixture; imitation needs several right answers
     min_std: float = 0.05
     max_std: float = 1.0
-    explore_std: float = 0.15  # least spread in the first dreams: a clone is too sure of itself to find anything better
+    explore_std: float = 0.15  # least spread in dreams: a clone is too sure of itself to find anything better
 
 
 class Actor(nn.Module):
@@ -36,7 +36,6 @@ class Actor(nn.Module):
     def __init__(self, config: ActorConfig, model: WorldModel, view: View) -> None:
         super().__init__()
         self.config, self.actions = config, model.spaces.action
-        self.explore_std = config.explore_std
         self.view: View = view
         inputs = model.spaces.vector + (len(model.context) if view == "estimate" else 0)
         self.head = Head(inputs, config.units, config.layers, config.components * (1 + 2 * self.actions), outscale=0.1)
@@ -44,7 +43,7 @@ class Actor(nn.Module):
     def forward(self, scaled: Tensor, estimate: Tensor, explore: bool = False) -> ActionMixture:
         c = self.config
         seen = [scaled.clamp(-8, 8), estimate.clamp(-4, 4)] if self.view == "estimate" else [scaled.clamp(-8, 8)]
-        least = self.explore_std if explore else 0.0
+        least = c.explore_std if explore else 0.0
         return ActionMixture(self.head(torch.cat(seen, -1)), self.actions, c.min_std, c.max_std, least)
 
 

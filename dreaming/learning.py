@@ -133,17 +133,12 @@ class DreamLearner:
         return starts[torch.as_tensor(self.rng.choice(usable, c.dreams, replace=len(usable) < c.dreams))]
 
     def dream(self, progress: float) -> dict[str, float]:
-        """One update of actor and critic on fresh dreams.
-
-        `progress` in [0, 1] lowers the actor's learning rate to nothing, and what it adds to its own spread.
-        """
+        """One update of actor and critic on fresh dreams; `progress` in [0, 1] lowers the actor's rate to nothing."""
         c, learner = self.config, self.learner
         a = c.actor_critic
-        left = 1 - min(1.0, progress)
         if not self.updates:
-            learner.keep_clone()
-        self._set_rates(a.lr * left, a.critic_lr)
-        learner.actor.explore_std = a.actor.min_std * (a.actor.explore_std / a.actor.min_std) ** left
+            learner.begin()
+        self._set_rates(a.lr * (1 - min(1.0, progress)), a.critic_lr)
         starts = self._starts()
         physics, _ = self.draw(starts)
         prepared = dream_physics(self.model, physics, starts.step.numpy(), c.horizon, self.control_hz)

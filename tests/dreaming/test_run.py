@@ -9,7 +9,7 @@ from dreaming.run import NightConfig, Progress, RunFolder
 
 
 def test_tasks_bring_their_own_settings():
-    assert NightConfig.for_task("push-box").episodes == 600
+    assert NightConfig.for_task("push-box").episodes == 1000
     assert NightConfig.for_task("hopper").episodes == 80
     assert NightConfig.for_task("a-robot-of-my-own").task == "a-robot-of-my-own"
 

@@ -96,7 +96,7 @@ def test_rewards_and_the_end(env):
     assert rewards[-1] > 0.6 and info["success"] and not info["failure"]
     distance = np.hypot(observations[1:, 15], observations[1:, 16])
     slow = np.hypot(observations[1:, 6], observations[1:, 7]) < 0.05
-    assert rewards == pytest.approx(0.8 * (1 - np.tanh(5 * distance)) + 0.2 * (slow & (distance < 0.05)), abs=1e-5)
+    assert rewards == pytest.approx(0.4 * (1 - np.tanh(5 * distance)) + 0.6 * (slow & (distance < 0.05)), abs=1e-5)
     observations, rewards, info = play(env, lambda o: push_box_expert(o, rng), 0, nominal.replace(floor_friction=0.0))
     assert info["failure"] and not info["success"]
     assert rewards[-1] == -1.0
