@@ -28,7 +28,7 @@ from envs.workers import Workers
 from worldmodel.checkpoint import write_atomically
 from worldmodel.model import ModelConfig
 from worldmodel.storage import LogReader, LogWriter
-from worldmodel.trainer import Trainer, TrainerConfig
+from worldmodel.trainer import Trainer, TrainerConfig, train
 
 ARMS = ("demonstrator", "clone", "nominal dreams", "what-if dreams")
 
@@ -68,8 +68,7 @@ def learn(options: Survival, reader: LogReader, seed: int, folder: Path) -> Trai
         trainer.restore(folder)
         return trainer
     begun = time.monotonic()
-    while (share := (time.monotonic() - begun) / options.learn_s) < 1:
-        trainer.update(share)
+    train(trainer, lambda: (time.monotonic() - begun) / options.learn_s)
     trainer.save(folder)
     return trainer
 

@@ -18,6 +18,7 @@ from worldmodel.distributions import bernoulli_loss, symlog, twohot_bins, twohot
 from worldmodel.nets import MLP, Head, ImageDecoder, ImageEncoder, Linear
 from worldmodel.replay import Batch, Statistics
 from worldmodel.rssm import RSSM, RSSMConfig, State
+from worldmodel.transition import Transition
 
 
 class Belief(NamedTuple):
@@ -101,7 +102,7 @@ class WorldModel(nn.Module):
         self.transition = None
         if config.carry:
             given = spaces.vector + spaces.action + 2 * len(context)
-            self.transition = Head(given, units, layers, spaces.vector * (2 + len(context)), outscale=0.1)
+            self.transition = Transition(spaces.vector, spaces.action, len(context), units, layers)
             # Not from `stoch`: the posterior's has seen the very observation that is to be predicted.
             self.decoder = Head(config.rssm.deter + given, units, layers, 2 * spaces.vector, outscale=0.0)
         else:
@@ -146,18 +147,6 @@ class WorldModel(nn.Module):
         pixels = self.image_encoder(flat).reshape(*tokens.shape[:-1], -1)
         return torch.cat([tokens, pixels], -1)
 
-    def _law(self, before: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """The transition's scaled change in a step and the logarithm of its standard deviation (..., D), in `step_std`.
-
-        The change is linear in each factor, as forces are, with coefficients that depend on the state: beyond the logs
-        it goes on along a straight line.
-        """
-        assert self.transition is not None
-        out = self.transition(torch.cat([before.clamp(-8, 8), inputs], -1))
-        out = rearrange(out, "... (k d) -> ... k d", d=self.spaces.vector)
-        bent = torch.einsum("...c,...cd->...d", self._told(inputs), out[..., 2:, :])
-        return out[..., 0, :] + bent, out[..., 1, :]
-
     def _floored(self, log_std: Tensor) -> Tensor:
         low = math.log(self.config.noise_floor)
         return low + nn.functional.softplus(log_std - low)
@@ -168,20 +157,16 @@ class WorldModel(nn.Module):
         From the latent, the scaled observation before, and the RSSM's inputs (..., ·). In training gradients reach the
         decoder alone, as the transition has a loss of its own; in dreams they run through the transition alone.
         """
-        if not self.carried:
+        if self.transition is None:
             mean, log_std = self.decoder(latent.feat()).chunk(2, -1)
             return mean, self._floored(log_std)
-        change, log_std = (self._is_told(inputs) * part for part in self._law(before, inputs))
+        change, log_std = (self._is_told(inputs) * part for part in self.transition(before, inputs))
         more, wider = self.decoder(torch.cat([latent.deter, before.clamp(-8, 8), inputs], -1)).chunk(2, -1)
         if dreaming:
             more, wider = more.detach(), wider.detach()
         else:
             change, log_std = change.detach(), log_std.detach()
         return before + self.step_std * (change + more), self._floored(log_std + wider)
-
-    def _told(self, inputs: Tensor) -> Tensor:
-        """The known factors' values (..., C), zero where unknown, out of the RSSM's inputs."""
-        return inputs[..., self.spaces.action : self.spaces.action + len(self.context)]
 
     def _is_told(self, inputs: Tensor) -> Tensor:
         """(..., 1): 1 where the physics is told, and everywhere in a model whose logs told none."""
@@ -313,10 +298,12 @@ class WorldModel(nn.Module):
 
     def transition_loss(self, batch: Batch) -> Tensor:
         """The transition's loss (scalar) on pairs of rows, a batch (B, 2); all are told what physics the log knows."""
+        if self.transition is None:
+            raise ValueError("this world model carries no observation, so it has no transition to train")
         inputs = self.inputs(batch, torch.zeros_like(batch.labelled))[:, 1]
         before, target = self.scale(batch.vector).unbind(1)
         before = self._disturbed(before)
-        change, log_std = self._law(before, inputs)
+        change, log_std = self.transition(before, inputs)
         loss = self._vector_loss(before + self.step_std * change, self._floored(log_std), target)
         counted = (~batch.is_first[:, 1]) * self._is_told(inputs).squeeze(-1)
         return (loss * counted).mean()

@@ -143,7 +143,10 @@ def test_the_gradient_of_a_dream_runs_through_the_transition(model):
         for layer in (model.transition.out, model.decoder.out, model.reward.out):
             layer.weight.zero_()
             layer.bias.zero_()
-    model._law = lambda before, inputs: (torch.stack([0 * inputs[..., 0], inputs[..., 0]], -1), before * 0 - 3)
+    model.transition.forward = lambda before, inputs: (
+        torch.stack([0 * inputs[..., 0], inputs[..., 0]], -1),
+        before * 0 - 3,
+    )
     model.predict_reward = lambda belief: -belief.vector[..., 1]
     learner = ActorCritic(replace(SMALL, pull=0.0), model, "blind")
     n = 64

@@ -213,7 +213,7 @@ def test_the_transition_takes_the_physics_it_is_told_and_remembers_nothing(repla
 
     def change(context: float, steps: int) -> torch.Tensor:
         told = model.action_input(batch.applied_action, torch.full((2, 8, 1), context), torch.ones(2, 8, 1))
-        return model._law(before[:, -steps:], told[:, -steps:])[0][:, -1]
+        return model.transition(before[:, -steps:], told[:, -steps:])[0][:, -1]
 
     assert inputs.shape[-1] == 3 and not torch.allclose(change(1.0, 8), change(0.0, 8), atol=1e-3)
     assert torch.allclose(change(0.5, 8), change(0.5, 1), atol=1e-5)
