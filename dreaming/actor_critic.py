@@ -31,7 +31,7 @@ class ActorCriticConfig:
     lam: float = 0.95
     entropy: float = 0.0
     pull: float = 0.03  # weight of the likelihood of what the clone would do
-    clone_lr: float = 1e-3
+    clone_lr: float = 6e-3  # falls to a tenth
     lr: float = 2e-3  # of the actor; falls to nothing over the budget
     critic_lr: float = 1e-3
     critic_first: int = 40  # updates of the critic alone: one that knows nothing yet spoils the clone

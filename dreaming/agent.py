@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from worldmodel.distributions import ActionMixture
 from worldmodel.model import Belief, WorldModel
-from worldmodel.nets import Head
+from worldmodel.nets import Head, Products
 
 View = Literal["blind", "estimate"]
 
@@ -37,14 +37,17 @@ class Actor(nn.Module):
         super().__init__()
         self.config, self.actions = config, model.spaces.action
         self.view: View = view
-        inputs = model.spaces.vector + (len(model.context) if view == "estimate" else 0)
+        self.products = Products(model.spaces.vector)
+        inputs = self.products.outputs + (len(model.context) if view == "estimate" else 0)
         self.head = Head(inputs, config.units, config.layers, config.components * (1 + 2 * self.actions), outscale=0.1)
 
     def forward(self, scaled: Tensor, estimate: Tensor, explore: bool = False) -> ActionMixture:
         c = self.config
-        seen = [scaled.clamp(-8, 8), estimate.clamp(-4, 4)] if self.view == "estimate" else [scaled.clamp(-8, 8)]
+        seen = self.products(scaled.clamp(-8, 8))
+        if self.view == "estimate":
+            seen = torch.cat([seen, estimate.clamp(-4, 4)], -1)
         least = c.explore_std if explore else 0.0
-        return ActionMixture(self.head(torch.cat(seen, -1)), self.actions, c.min_std, c.max_std, least)
+        return ActionMixture(self.head(seen), self.actions, c.min_std, c.max_std, least)
 
 
 class Filter:

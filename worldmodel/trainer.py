@@ -30,8 +30,9 @@ class TrainerConfig:
     warmup: int = 200
     decay_from: float = 0.6  # from this share of the budget on, the learning rate falls to a tenth
     terminal_share: float = 0.2
-    transition_steps: int = 4  # of the transition, which forgets and is therefore cheap, in every update
-    transition_batch: int = 1024
+    transition_steps: int = 8  # of the transition, which forgets and is therefore cheap, in every update
+    transition_batch: int = 256
+    transition_lr: float = 3e-3
 
 
 def split_episodes(reader: LogReader) -> tuple[list[int], list[int]]:
@@ -89,7 +90,7 @@ class Trainer:
         self.safe_step = SafeStep(self.optimizer)
         self.transition_step = None
         if self.model.transition:
-            law = LaProp(self.model.transition.parameters(), config.lr, config.warmup)
+            law = LaProp(self.model.transition.parameters(), config.transition_lr, config.warmup)
             self.transition_step = SafeStep(law)
 
     def _optimizers(self) -> list[LaProp]:
@@ -99,9 +100,9 @@ class Trainer:
         """One training step; `progress` is the share of the budget that is spent (it sets the learning rate)."""
         batch = self.replay.sample(self.config.batch, self.config.length, self.rng)
         spent = max(0.0, (progress - self.config.decay_from) / (1 - self.config.decay_from))
-        for optimizer in self._optimizers():
+        for optimizer, lr in zip(self._optimizers(), (self.config.lr, self.config.transition_lr), strict=False):
             for group in optimizer.param_groups:
-                group["lr"] = self.config.lr * self.caution * 0.1 ** min(1.0, spent)
+                group["lr"] = lr * self.caution * 0.1 ** min(1.0, spent)
         self.model.train().requires_grad_(True)
         law = self._learn_transition()
         loss, parts = self.model.loss(batch)

@@ -2,12 +2,12 @@
 
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
-from worldmodel.nets import Head
+from worldmodel.nets import Head, Products
 
 
-class Transition(Head):
+class Transition(nn.Module):
     """From a scaled observation (..., D), actions (..., A) and the context's pairs (..., 2C).
 
     The change is linear in each factor, as forces are, with coefficients that depend on the state: beyond the logs it
@@ -15,16 +15,20 @@ class Transition(Head):
     """
 
     def __init__(self, channels: int, actions: int, factors: int, units: int, layers: int) -> None:
-        super().__init__(channels + actions + 2 * factors, units, layers, channels * (2 + factors), outscale=0.1)
+        super().__init__()
         self.channels, self.actions, self.factors = channels, actions, factors
+        self.products = Products(channels + actions)
+        inputs = self.products.outputs + 2 * factors
+        self.head = Head(inputs, units, layers, channels * (2 + factors), outscale=0.1)
 
-    def forward(self, before: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(self, before: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """The scaled change in a step and the logarithm of its standard deviation (..., D), in units of `step_std`.
 
         Args:
             inputs: (..., A + 2C) the RSSM's, as `WorldModel.action_input` makes them.
         """
-        out = super().forward(torch.cat([before.clamp(-8, 8), inputs], -1))
-        out = rearrange(out, "... (k d) -> ... k d", d=self.channels)
-        told = inputs[..., self.actions : self.actions + self.factors]  # values, zero where unknown
+        action, pairs = inputs.split([self.actions, 2 * self.factors], -1)
+        seen = self.products(torch.cat([before.clamp(-8, 8), action], -1))
+        out = rearrange(self.head(torch.cat([seen, pairs], -1)), "... (k d) -> ... k d", d=self.channels)
+        told = pairs[..., : self.factors]  # values, zero where unknown
         return out[..., 0, :] + torch.einsum("...c,...cd->...d", told, out[..., 2:, :]), out[..., 1, :]

@@ -140,7 +140,7 @@ def test_dreaming_changes_the_policy_and_never_the_model(model, tmp_path, gradie
 def test_the_gradient_of_a_dream_runs_through_the_transition(model):
     """Reward falls with the second channel; the transition adds each command to it, so the actor learns to go left."""
     with torch.no_grad():
-        for layer in (model.transition.out, model.decoder.out, model.reward.out):
+        for layer in (model.transition.head.out, model.decoder.out, model.reward.out):
             layer.weight.zero_()
             layer.bias.zero_()
     model.transition.forward = lambda before, inputs: (

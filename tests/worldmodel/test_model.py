@@ -194,7 +194,7 @@ def test_the_vector_loss_is_the_weighted_gaussian_one(replay, config):
 def test_no_channel_claims_less_noise_than_the_floor(replay, config):
     model, batch = built(replay, config), replay.whole([0, 1], 8)
     with torch.no_grad():
-        for head in (model.decoder, model.transition):
+        for head in (model.decoder, model.transition and model.transition.head):
             if head is not None:
                 head.out.weight.zero_()
                 head.out.bias.fill_(-50.0)
@@ -207,7 +207,7 @@ def test_no_channel_claims_less_noise_than_the_floor(replay, config):
 
 def test_the_transition_takes_the_physics_it_is_told_and_remembers_nothing(replay):
     model, batch = built(replay), replay.whole([0, 1], 8)
-    torch.nn.init.normal_(model.transition.out.weight)
+    torch.nn.init.normal_(model.transition.head.out.weight)
     inputs = model.inputs(batch, torch.zeros_like(batch.labelled))
     before = model.scale(batch.vector)
 
@@ -222,7 +222,7 @@ def test_the_transition_takes_the_physics_it_is_told_and_remembers_nothing(repla
 def test_where_no_physics_is_told_the_transition_is_silent(replay):
     """It would have to guess what memory knows. In a model whose logs told nothing it speaks always."""
     model, batch = built(replay), replay.whole([0, 1], 8)
-    torch.nn.init.normal_(model.transition.out.bias)
+    torch.nn.init.normal_(model.transition.head.out.bias)
     torch.nn.init.zeros_(model.decoder.out.weight)  # memory has nothing to add
     for hidden in (False, True):
         inputs = model.inputs(batch, torch.full_like(batch.labelled, hidden))
@@ -237,8 +237,8 @@ def test_training_shows_the_way_back_from_a_wrong_observation(replay):
     """Disturbed rows aim at the true next one, so that rollouts return to where the logs are."""
     model = built(replay).train()
     with torch.no_grad():
-        model.transition.out.weight.zero_()
-        model.transition.out.bias.zero_()
+        model.transition.head.out.weight.zero_()
+        model.transition.head.out.bias.zero_()
     pairs = replay.whole([0, 1], 2)
     pairs.vector[:, 1] = pairs.vector[:, 0]  # nothing moves: all that is left is to undo the disturbance
     quiet = dataclasses.replace(TINY, carry_noise=0.0)

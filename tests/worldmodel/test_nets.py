@@ -13,6 +13,7 @@ from worldmodel.nets import (
     ImageDecoder,
     ImageEncoder,
     Linear,
+    Products,
     RMSNorm,
     truncated_normal_,
 )
@@ -34,6 +35,14 @@ def test_rms_norm_keeps_tiny_inputs_tiny():
 def test_rms_norm_does_not_depend_on_the_scale_of_its_input():
     x = torch.randn(5, 16)
     assert torch.allclose(RMSNorm(16)(x), RMSNorm(16)(1000 * x), atol=1e-3)
+
+
+def test_products_by_hand_and_none_where_there_would_be_too_many():
+    layer = Products(3)
+    expected = torch.tensor([[1.0, -2.0, 4.0, 1.0, -2.0, 4.0, 4.0, -8.0, 8.0]])  # 16 is cut at 8
+    assert torch.equal(layer(torch.tensor([[1.0, -2.0, 4.0]])), expected) and layer.outputs == 9
+    wide = torch.randn(2, Products.MOST + 1)
+    assert torch.equal(Products(Products.MOST + 1)(wide), wide)
 
 
 def test_block_linear_is_a_dense_block_diagonal_matrix():
