@@ -32,7 +32,7 @@ class ActorCriticConfig:
     entropy: float = 0.0
     pull: float = 0.03  # weight of the likelihood of what the clone would do
     clone_lr: float = 6e-3  # falls to a tenth
-    lr: float = 2e-3  # of the actor; falls to nothing over the budget
+    lr: float = 4e-3  # of the actor; falls to nothing over the budget
     critic_lr: float = 1e-3
     critic_first: int = 40  # updates of the critic alone: one that knows nothing yet spoils the clone
     slow_rate: float = 0.02  # share of the critic that its slow copy takes over at each update

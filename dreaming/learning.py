@@ -26,7 +26,7 @@ class DreamConfig:
     actor_critic: ActorCriticConfig = field(default_factory=ActorCriticConfig)
     view: View = "blind"
     horizon: int = 32  # steps a dream is followed before the critic's value stands for the rest
-    dreams: int = 256  # at once
+    dreams: int = 64  # at once: many small updates teach more in a night than few large ones
     batch: int = 32  # segments of the logs, whose states are the starts
     length: int = 16
     logged_share: float = 0.5  # of the dreams stay under the physics that the log had
