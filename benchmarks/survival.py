@@ -4,7 +4,8 @@
 
 Each seed records logs, learns one world model and one clone; the two dreaming arms start from that clone and get the
 same time. Nothing but the logs is learnt from, and no policy is selected in the simulator: what is played there for the
-table is counted as `survival`. Finished parts are kept in --out, so an interrupted run goes on.
+table is counted as `survival`. Finished parts are kept in --out, so an interrupted run goes on. With `--view estimate`
+the policies also see what the model makes of their physics; logs and model are those of the blind run in that --out.
 """
 
 import json
@@ -17,6 +18,7 @@ import torch
 import tyro
 
 from configs import from_dict, packaged
+from dreaming.agent import View
 from dreaming.evaluate import CellResult, evaluate
 from dreaming.learning import DreamConfig, DreamLearner
 from dreaming.scenario import Scenario, load_scenarios
@@ -46,9 +48,10 @@ class Survival:
     clone_s: float = 90.0
     dream_s: float = 150.0
     trials: int = 50
+    view: View = "blind"
     scenario: str = "slippery"
     """What the fourth arm dreams."""
-    table: str = "nominal,slippery,slope,latency,weak-motors"
+    table: str = "nominal,edge-cases"
     """The worlds that are tried."""
 
 
@@ -80,8 +83,9 @@ def dreamable(name: str, options: Survival, trainer: Trainer) -> list[Scenario]:
 
 def dreamer(options: Survival, trainer: Trainer, scenarios: list[Scenario], seed: int) -> DreamLearner:
     nominal, hz = registry.nominal(options.task), float(trainer.reader.schema["control_hz"])
+    config = DreamConfig(view=options.view)
     torch.manual_seed(seed)
-    return DreamLearner(trainer.model, trainer.replay, options.task, nominal, scenarios, hz, DreamConfig(), seed)
+    return DreamLearner(trainer.model, trainer.replay, options.task, nominal, scenarios, hz, config, seed)
 
 
 def tried(options: Survival, policy: Policy) -> list[CellResult]:
@@ -96,7 +100,7 @@ def tried(options: Survival, policy: Policy) -> list[CellResult]:
 
 def one_seed(options: Survival, seed: int) -> dict[str, list[dict]]:
     folder = options.out / options.task / f"seed-{seed}"
-    file = folder / "results.json"
+    file = folder / ("results.json" if options.view == "blind" else f"results-{options.view}.json")
     results = json.loads(file.read_text()) if file.exists() else {}
 
     def keep(arm: str, policy: Policy) -> None:
@@ -145,7 +149,8 @@ def main(options: Survival) -> None:
     found = [one_seed(options, seed) for seed in range(options.first_seed, options.first_seed + options.seeds)]
     logged = [json.loads(line)["length"] for line in _index(options)]
     played = sum(int(np.sum(cell["lengths"])) for results in found for cells in results.values() for cell in cells)
-    print(f"\n{options.task}, {options.seeds} seeds, {options.trials} trials a cell\n\n{markdown(found)}\n")
+    print(f"\n{options.task}, view {options.view}, {options.seeds} seeds, {options.trials} trials a cell\n")
+    print(f"{markdown(found)}\n")
     print(f"simulator steps: logs {sum(logged):,}, learning elsewhere 0, selection 0, survival {played:,}")
 
 

@@ -127,6 +127,17 @@ class ActorCritic(nn.Module):
             ones = torch.ones_like(targets[:, :1])
             # A state counts as much as it is likely that the dream got there.
             weight = torch.cumprod(torch.cat([ones, c.discount * rollout.continuation[:, :-1]], 1), 1)
+        fit = sum(twohot_loss(logits[:, :-1], t, self.bins) for t in (targets, slow_value[:, :-1]))
+        critic_loss = (weight * fit).mean()
+        metrics = {
+            "imagined_return": targets[:, 0].mean(),
+            "imagined_reward": rollout.reward.mean(),
+            "imagined_falls": (rollout.continuation.min(1).values < 0.5).float().mean(),
+            "critic_loss": critic_loss,
+            "return_scale": scale,
+        }
+        if critic_only:
+            return critic_loss, {k: v.detach() for k, v in metrics.items()}
         scaled, estimate = model.scale(rollout.seen[:, :-1].detach()), rollout.estimate[:, :-1].detach()
         choice = self.actor(scaled, estimate, explore=True)
         entropy = choice.entropy_estimate()
@@ -137,18 +148,8 @@ class ActorCritic(nn.Module):
             gain = weight * choice.log_prob(rollout.action.detach()) * (targets - value[:, :-1]) / scale
         alike = choice.log_prob(self.clone(scaled, estimate).sample().detach())
         actor_loss = -gain.mean() - (weight * c.entropy * entropy).mean() - c.pull * alike.mean()
-        fit = sum(twohot_loss(logits[:, :-1], t, self.bins) for t in (targets, slow_value[:, :-1]))
-        critic_loss = (weight * fit).mean()
-        metrics = {
-            "imagined_return": targets[:, 0].mean(),
-            "imagined_reward": rollout.reward.mean(),
-            "imagined_falls": (rollout.continuation.min(1).values < 0.5).float().mean(),
-            "actor_entropy": entropy.mean(),
-            "clone_log_prob": alike.mean(),
-            "critic_loss": critic_loss,
-            "return_scale": scale,
-        }
-        return critic_loss if critic_only else actor_loss + critic_loss, {k: v.detach() for k, v in metrics.items()}
+        metrics |= {"actor_entropy": entropy.mean(), "clone_log_prob": alike.mean()}
+        return actor_loss + critic_loss, {k: v.detach() for k, v in metrics.items()}
 
     @torch.no_grad()
     def follow(self) -> None:
