@@ -10,7 +10,7 @@ the policies also see what the model makes of their physics; logs and model are 
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,8 @@ import tyro
 from configs import from_dict, packaged
 from dreaming.agent import View
 from dreaming.evaluate import CellResult, evaluate
-from dreaming.learning import DreamConfig, DreamLearner
+from dreaming.learning import DreamLearner
+from dreaming.run import NightConfig
 from dreaming.scenario import Scenario, load_scenarios
 from dreaming.selection import SURVIVAL_SEEDS
 from dreaming.statistics import wilson
@@ -83,7 +84,7 @@ def dreamable(name: str, options: Survival, trainer: Trainer) -> list[Scenario]:
 
 def dreamer(options: Survival, trainer: Trainer, scenarios: list[Scenario], seed: int) -> DreamLearner:
     nominal, hz = registry.nominal(options.task), float(trainer.reader.schema["control_hz"])
-    config = DreamConfig(view=options.view)
+    config = replace(NightConfig.for_task(options.task).dream, view=options.view)
     torch.manual_seed(seed)
     return DreamLearner(trainer.model, trainer.replay, options.task, nominal, scenarios, hz, config, seed)
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from worldmodel.distributions import ActionMixture
 from worldmodel.model import Belief, WorldModel
-from worldmodel.nets import Head, Products
+from worldmodel.nets import Head, products, products_size
 
 View = Literal["blind", "estimate"]
 
@@ -37,13 +37,12 @@ class Actor(nn.Module):
         super().__init__()
         self.config, self.actions = config, model.spaces.action
         self.view: View = view
-        self.products = Products(model.spaces.vector)
-        inputs = self.products.outputs + (len(model.context) if view == "estimate" else 0)
+        inputs = products_size(model.spaces.vector) + (len(model.context) if view == "estimate" else 0)
         self.head = Head(inputs, config.units, config.layers, config.components * (1 + 2 * self.actions), outscale=0.1)
 
     def forward(self, scaled: Tensor, estimate: Tensor, explore: bool = False) -> ActionMixture:
         c = self.config
-        seen = self.products(scaled.clamp(-8, 8))
+        seen = products(scaled.clamp(-8, 8))
         if self.view == "estimate":
             seen = torch.cat([seen, estimate.clamp(-4, 4)], -1)
         least = c.explore_std if explore else 0.0

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from configs import UserError, suggest
+from envs.experts.hopper import HopperPlayer
 from envs.experts.push_box import BoxPlayer
 from envs.physics import Physics, PhysicsRange
 from worldmodel.storage import make_schema
@@ -16,7 +17,9 @@ TASKS: dict[str, tuple[str, str]] = {
     "hopper": ("envs.tasks.hopper", "Hopper"),
 }
 POLICY_NOISE = {"push-box": (0.0, 0.4), "hopper": (0.0, 0.2)}  # standard deviations, in units of the action
-PLAY = {"push-box": 0.5, "hopper": 0.0}  # share of a recording's episodes that are play
+# Share of a recording's episodes that are play; those of hopper are short.
+PLAY = {"push-box": 0.5, "hopper": 0.8}
+PLAYERS = {"push-box": BoxPlayer, "hopper": HopperPlayer}
 
 
 def task_class(task: str):
@@ -56,15 +59,15 @@ def policy_noise(task: str) -> tuple[float, float]:
 
 
 def play(task: str) -> float:
-    """Share of a recording's episodes that are play; the hopper's own falls teach enough of what it does not do."""
+    """Share of a recording's episodes that are play, unless told otherwise."""
     task_class(task)
     return PLAY[task]
 
 
-def player(task: str) -> Callable[[], Any] | None:
-    """Who plays (envs.record.Player), if anybody does."""
+def player(task: str) -> Callable[[], Any]:
+    """Makes one who plays (envs.record.Player)."""
     task_class(task)
-    return BoxPlayer if task == "push-box" else None
+    return PLAYERS[task]
 
 
 def schema(task: str, camera: bool = False) -> dict[str, Any]:

@@ -187,8 +187,16 @@ class WorldModel(nn.Module):
         flat = (rearrange(part, "... d -> (...) d") for part in (deter, rest))
         return self.image_decoder(*flat).reshape(*deter.shape[:-1], 64, 64, 3)
 
+    def _reward_logits(self, belief: Belief, dreaming: bool = True) -> Tensor:
+        """(..., 255): what the observation pays by itself, if one is carried, and what memory adds to that."""
+        logits = self.reward(belief.feat())
+        if self.transition is None:
+            return logits
+        by_itself = self.transition.reward(belief.vector)
+        return logits + (by_itself if dreaming else by_itself.detach())
+
     def predict_reward(self, belief: Belief) -> Tensor:
-        return twohot_mean(self.reward(belief.feat()), self.bins)
+        return twohot_mean(self._reward_logits(belief), self.bins)
 
     def predict_continuation(self, belief: Belief) -> Tensor:
         """Probability (...) that the episode has not terminated on arriving here."""
@@ -297,7 +305,11 @@ class WorldModel(nn.Module):
         return before + size * self.step_std * torch.randn_like(before)
 
     def transition_loss(self, batch: Batch) -> Tensor:
-        """The transition's loss (scalar) on pairs of rows, a batch (B, 2); all are told what physics the log knows."""
+        """The transition's loss (scalar) on pairs of rows, a batch (B, 2); all are told what physics the log knows.
+
+        Rewards are learnt here as well, from rows of all over the logs: where a goal begins to pay is learnt from the
+        few that stopped just beside it.
+        """
         if self.transition is None:
             raise ValueError("this world model carries no observation, so it has no transition to train")
         inputs = self.inputs(batch, torch.zeros_like(batch.labelled))[:, 1]
@@ -306,7 +318,8 @@ class WorldModel(nn.Module):
         change, log_std = self.transition(before, inputs)
         loss = self._vector_loss(before + self.step_std * change, self._floored(log_std), target)
         counted = (~batch.is_first[:, 1]) * self._is_told(inputs).squeeze(-1)
-        return (loss * counted).mean()
+        paid = twohot_loss(self.transition.reward(target), batch.reward[:, 1], self.bins) * ~batch.is_first[:, 1]
+        return (loss * counted).mean() + paid.mean()
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """One training loss: (scalar, parts without gradient)."""
@@ -322,7 +335,7 @@ class WorldModel(nn.Module):
         dynamics, representation = self.rssm.kl(posterior, beliefs.deter)
         feat = beliefs.feat()
         vector = self._vector_loss(*self._expected(beliefs.latent, before, inputs), target) * counted
-        reward = twohot_loss(self.reward(feat), batch.reward, self.bins)
+        reward = twohot_loss(self._reward_logits(beliefs, dreaming=False), batch.reward, self.bins)
         continuation = bernoulli_loss(self.continuation(feat).squeeze(-1), alive)
         parts = {
             "vector": self.config.vector_scale * vector.mean(),

@@ -92,27 +92,23 @@ class Head(nn.Module):
         return self.out(self.mlp(x))
 
 
-class Products(nn.Module):
-    """Appends all products of two inputs: (..., N) to (..., `outputs`), each cut at +-8.
+MOST_MULTIPLIED = 64
 
-    The laws of motion are made of them (a turned displacement, a speed squared), and a layer of sums has to spend
-    most of its width on imitating one. Of more than `MOST` inputs there would be too many, and none is appended.
+
+def products(x: Tensor) -> Tensor:
+    """Appends all products of two inputs: (..., N) to (..., `products_size(N)`), each cut at +-8.
+
+    The laws of motion are made of them (a turned displacement, a speed squared), distances too, and a layer of sums has
+    to spend most of its width on imitating one. Of more than 64 inputs there would be too many, and none is appended.
     """
+    if x.shape[-1] > MOST_MULTIPLIED:
+        return x
+    first, second = torch.triu_indices(x.shape[-1], x.shape[-1], device=x.device)
+    return torch.cat([x, (x.index_select(-1, first) * x.index_select(-1, second)).clamp(-8, 8)], -1)
 
-    MOST = 64
 
-    def __init__(self, inputs: int) -> None:
-        super().__init__()
-        self.first: Tensor
-        self.second: Tensor
-        first, second = torch.triu_indices(inputs, inputs)[:, : None if inputs <= self.MOST else 0]
-        self.register_buffer("first", first, persistent=False)
-        self.register_buffer("second", second, persistent=False)
-        self.outputs = inputs + len(first)
-
-    def forward(self, x: Tensor) -> Tensor:
-        products = x.index_select(-1, self.first) * x.index_select(-1, self.second)
-        return torch.cat([x, products.clamp(-8, 8)], -1)
+def products_size(inputs: int) -> int:
+    return inputs + (inputs * (inputs + 1) // 2 if inputs <= MOST_MULTIPLIED else 0)
 
 
 class Conv(nn.Conv2d):

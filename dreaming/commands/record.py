@@ -30,14 +30,10 @@ def record_rollouts(options: Record) -> None:
     if not (math.isfinite(high) and 0.0 <= low <= high):
         raise UserError(f"--noise is {low:g} {high:g}; give two numbers, 0 <= lowest <= highest")
     ranges = parse_ranges(options.randomise, task)
-    play, player = options.play, registry.player(task)
+    play = options.play
     if play is None:
         play = registry.play(task) if options.policy == "expert" else 0.0
-    if not 0.0 <= play <= 1.0:
-        raise UserError(f"--play is {play:g}; give a share of the episodes, from 0 to 1")
-    if play and player is None:
-        raise UserError(f"--play is {play:g}, but {task} has nobody who plays; give 0")
-    policy = NoisyPolicy(_policy(options), (low, high), options.seed, play, player)
+    policy = NoisyPolicy(_policy(options), (low, high), options.seed, play, registry.player(task))
     if options.out.exists() and not options.out.is_dir():
         raise UserError(f"--out {options.out} is a file; logs need a folder")
     schema = registry.schema(task, options.camera)

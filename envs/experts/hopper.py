@@ -1,4 +1,4 @@
-"""hopper's demonstrator: the policy network that the pybullet wheel ships for HopperBulletEnv.
+"""hopper's demonstrator, and one who plays: the policy network that the pybullet wheel ships for HopperBulletEnv.
 
 Its weights are read from the installed wheel: no licence is stated for them, so they are not copied, and the example
 they stand in imports a gym of 2017, so it is parsed and not run.
@@ -30,6 +30,24 @@ def hopper_expert(observation: np.ndarray, rng: np.random.Generator | None = Non
         if number < len(LAYERS) - 1:
             x = np.maximum(x, 0.0)
     return np.clip(x[..., 0, :], -1.0, 1.0).astype(np.float32)
+
+
+class HopperPlayer:
+    """Plays: hops as the demonstrator does, harder or more softly and with whims, until it falls, mostly in seconds."""
+
+    gains = (0.5, 1.2)  # of the demonstrator's commands
+    whims = (0.0, 0.5)  # size of what is added to them
+    change_rate = 1 / 5  # chance a step of another whim
+
+    def begin(self, rng: np.random.Generator) -> None:
+        self._gain, self._size = rng.uniform(*self.gains), rng.uniform(*self.whims)
+        self._whim = rng.standard_normal(3)
+
+    def act(self, observation: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The action (3,) for an observation (15,) of hopper."""
+        if rng.random() < self.change_rate:
+            self._whim = rng.standard_normal(3)
+        return np.clip(self._gain * hopper_expert(observation) + self._size * self._whim, -1.0, 1.0)
 
 
 @functools.cache

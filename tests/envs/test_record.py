@@ -6,6 +6,7 @@ import pytest
 from configs import UserError
 from envs import registry
 from envs.bullet import start_at
+from envs.experts.hopper import HopperPlayer, hopper_expert
 from envs.experts.push_box import BoxPlayer
 from envs.record import (
     ExpertPolicy,
@@ -177,6 +178,18 @@ def test_play_pushes_slowly_and_fast_and_over_the_edge():
     slow = lambda speed: ((speed > 0.05) & (speed < 0.25)).mean()  # noqa: E731
     assert lost > 0 and never == 0
     assert slow(played) > 2 * slow(shown) and len(played) > 1.5 * len(shown)
+
+
+def test_a_playing_hopper_falls_and_the_log_keeps_what_the_expert_would_have_done():
+    policy = NoisyPolicy(ExpertPolicy("hopper"), (0.0, 0.0), 4, 1.0, HopperPlayer)
+    episodes = list(record("hopper", policy, 12, seed=4, ranges={}, processes=0))
+    lengths = np.array([episode.length for episode in episodes])
+    assert np.mean([episode.terminated for episode in episodes]) > 0.6 and len(set(lengths.tolist())) > 6
+    assert 20 < np.median(lengths) < 400  # seconds, not the full sixteen, and not at once
+    for episode in episodes[:3]:
+        meant = hopper_expert(episode.observation["vector"][:-1].astype(np.float32))
+        np.testing.assert_allclose(episode.demonstrated, meant, atol=1e-5)
+        assert np.abs(episode.demonstrated - episode.action).mean() > 0.02
 
 
 def test_noise_leaves_what_was_meant_in_the_log():

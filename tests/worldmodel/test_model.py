@@ -287,6 +287,26 @@ def test_the_stated_noise_follows_the_noise_there_is(tmp_path):
     assert claims[0] > 4 * claims[1], (claims, truths)
 
 
+def test_what_an_observation_pays_by_itself_is_learnt_from_rows_alone(tmp_path):
+    """A reward with an edge: 1 within 0.3 of the origin, else 0. No memory is needed, and none is trained here."""
+    rng = np.random.default_rng(0)
+    episodes = []
+    for _ in range(20):
+        one = slide(1.0, np.zeros(20, np.float32), 0.0, 0.0)
+        rows = rng.uniform(-1, 1, (21, 2)).astype(np.float32)
+        paid = (np.hypot(*rows[1:].T) < 0.3).astype(np.float32)
+        episodes.append(dataclasses.replace(one, observation={"vector": rows}, reward=paid))
+    replay = Replay(write_log(tmp_path, episodes), ContextSpec((), (), ()))
+    torch.manual_seed(0)
+    model = WorldModel(dataclasses.replace(TINY, units=64), Spaces(2, 1), replay.context)
+    model.set_statistics(replay.statistics())
+    step = SafeStep(LaProp(model.transition.parameters(), 3e-3, warmup=20))
+    for _ in range(600):
+        assert step(model.transition_loss(replay.sample(256, 2, rng)))
+    belief = model.initial(4)._replace(vector=model.scale(torch.tensor([[0.2, 0], [0, -0.2], [0.45, 0], [0.35, 0.3]])))
+    assert model.predict_reward(belief).tolist() == pytest.approx([1, 1, 0, 0], abs=0.15)
+
+
 @pytest.mark.parametrize("config", [TINY, WITHOUT_CARRY])
 def test_evaluating_a_loss_changes_nothing_in_the_model(replay, config):
     model = built(replay, config)
