@@ -1,7 +1,8 @@
 """Reads weights of the official DreamerV3 (danijar/dreamerv3 at e3f0224) into a world model that carries nothing.
 
 Weights are numpy arrays by their official names (`dyn/dynin0/kernel`). What that code has no counterpart for stays as
-it was made: of the decoder of vectors the half that states its noise.
+it was made: of the decoder of vectors the half that states its noise. The means that it decodes are the official ones,
+symlogs of observations, until it is trained here.
 """
 
 from collections.abc import Mapping
@@ -33,7 +34,9 @@ class OfficialWeights:
 
     def copy(self, into: Tensor, value: Tensor, name: str) -> None:
         if into.shape != value.shape:
-            raise UserError(f"'{name}' is {tuple(value.shape)} and has to be {tuple(into.shape)}: other sizes, or spaces")
+            raise UserError(
+                f"'{name}' is {tuple(value.shape)} and has to be {tuple(into.shape)}: other sizes, or spaces"
+            )
         with torch.no_grad():
             into.copy_(value)
 

@@ -14,7 +14,6 @@ from dreaming.imagination import DreamPhysics, Rollout
 from worldmodel.context import ContextSpec
 from worldmodel.distributions import twohot_mean
 from worldmodel.model import Belief, ModelConfig, Spaces, WorldModel
-from worldmodel.nets import NormedLinear
 from worldmodel.official import OfficialWeights
 from worldmodel.rssm import RSSMConfig
 

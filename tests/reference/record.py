@@ -5,6 +5,7 @@ numpy's seeded generator, so that a second recording on the same machine gives t
 """
 
 import argparse
+import shutil
 from pathlib import Path
 
 import dreamerv3.agent as official
@@ -20,7 +21,7 @@ import ruamel.yaml
 embodied.jax.nets.COMPUTE_DTYPE = jnp.float32  # bfloat16 by default
 
 B, T, N, H = 2, 5, 6, 4  # segments by time, dreams by steps
-VECTOR, ACTION = 6, 3
+VECTORS, ACTION = {"angles": 2, "speeds": 4}, 3
 SETTINGS = {
     "agent.dyn.rssm": {"deter": 64, "hidden": 16, "stoch": 8, "classes": 4},
     "agent.enc.simple": {"depth": 2, "units": 16},
@@ -36,24 +37,29 @@ TAIL = 1.3 * np.abs(np.linspace(-20, 20, 255))
 Arrays = dict[str, np.ndarray]
 
 
-def make_agent() -> official.Agent:
-    """The official agent without what it trains in: no devices, no compilation, no environment."""
+def settings() -> tuple[dict, dict, elements.Config]:
+    """Spaces of observations and actions, and the official configuration made small."""
     text = (Path(official.__file__).parent / "configs.yaml").read_text()
     config = elements.Config(ruamel.yaml.YAML(typ="safe").load(text)["defaults"])
     for pattern, values in SETTINGS.items():
         config = config.update({rf"{pattern}\.{key}": value for key, value in values.items()})
     observations = {
-        "vector": elements.Space(np.float32, (VECTOR,)),
+        **{name: elements.Space(np.float32, (size,)) for name, size in VECTORS.items()},
         "image": elements.Space(np.uint8, (64, 64, 3)),
         "reward": elements.Space(np.float32),
         **{name: elements.Space(bool) for name in ("is_first", "is_last", "is_terminal")},
     }
     actions = {"action": elements.Space(np.float32, (ACTION,), -1, 1)}
+    return observations, actions, elements.Config(**config.agent, replay_context=0)
+
+
+def make_agent() -> official.Agent:
+    """The official agent without what it trains in: no devices, no compilation, no environment."""
     agent = object.__new__(official.Agent)
-    agent.__init__(observations, actions, elements.Config(**config.agent, replay_context=0))
+    agent.__init__(*settings())
     # Our vector decoder states its noise and our optimiser has no policy in it; the rest of the loss is the same.
     agent.scales = {"dyn": 1.0, "rep": 0.1, "rew": 1.0, "con": 1.0, "image": 1.0}
-    agent.scales |= {"vector": 0.0, "policy": 0.0, "value": 0.0}
+    agent.scales |= dict.fromkeys([*VECTORS, "policy", "value"], 0.0)
     return agent
 
 
@@ -65,7 +71,7 @@ def make_batch(rng: np.random.Generator) -> Arrays:
     terminal[1, 2] = terminal[0, 4] = True
     cells = rng.integers(0, 256, (B, T, 8, 8, 3), np.uint8)
     return {
-        "vector": rng.normal(size=(B, T, VECTOR)).astype(np.float32),
+        **{name: rng.normal(size=(B, T, size)).astype(np.float32) for name, size in VECTORS.items()},
         "image": cells.repeat(8, 2).repeat(8, 3),  # coarse, so that the file stays small
         "reward": rng.normal(size=(B, T)).astype(np.float32),
         "is_first": first,
@@ -112,7 +118,7 @@ def world_model_parts(agent: official.Agent, batch: dict, dream: jax.Array) -> d
         **{f"imagine/{key}": value for key, value in imagined.items()},
         "prior": agent.dyn._prior(feat["deter"]),
         **losses,
-        "decoder/vector": decoded["vector"].pred(),
+        **{f"decoder/{name}": decoded[name].pred() for name in VECTORS},
         "decoder/image": decoded["image"].pred()[0, :2],
         "decoder/image_loss": decoded["image"].loss(jnp.float32(batch["image"]) / 255),
         "reward/logits": reward.logits,
@@ -146,6 +152,32 @@ def record_world_model(rng: np.random.Generator, steps: int = 3) -> Arrays:
         feat = {key: outs["repfeat"][key] for key in ("stoch", "logit")}
         recorded |= named(f"step{index}", {"loss": loss, **feat})
     return recorded | named("after", {name: state[name] for name in weights})
+
+
+def record_checkpoint(rng: np.random.Generator, out: Path, steps: int = 3) -> Arrays:
+    """A checkpoint as the official trainer saves it, after some steps from its own initial weights, and its parts."""
+    observations, actions, config = settings()
+    plain = {"platform": "cpu", "compute_dtype": "float32", "transfer_guard": False}
+    quick = {"precompile": False, "profiler": False, "enable_policy": False}
+    whole = elements.Config(
+        **config.update(repval_loss=True), logdir=str(out), seed=0, batch_size=B, batch_length=T, jax=plain | quick
+    )
+    agent, batch = official.Agent(observations, actions, whole), make_batch(rng)
+    extra = {"consec": np.zeros((B, T), np.int32), "stepid": np.zeros((B, T, 20), np.uint8)}
+    carry = agent.init_train(B)
+    for step in range(steps):
+        seed = agent._seeds(step, agent.train_mirrored)
+        carry, _, _ = agent.train(carry, jax.device_put(batch | extra, agent.train_sharded) | {"seed": seed})
+    folder = out / "checkpoint"
+    shutil.rmtree(folder, ignore_errors=True)
+    saved = elements.Checkpoint()
+    saved.agent = agent
+    saved.save(folder)
+    dream = rng.uniform(-1, 1, (B, T, ACTION)).astype(np.float32)
+    state = {name: jnp.asarray(value) for name, value in agent.save()["params"].items()}
+    _, parts = nj.pure(world_model_parts)(state, agent.model, batch, dream, seed=1)
+    del parts["reward/mean"]  # of bins up to 5e8 that almost have equal shares, rounding is all that is left
+    return named("batch", batch) | {"dream": dream} | named("parts", parts)
 
 
 def record_actor_critic(rng: np.random.Generator, steps: int = 3) -> Arrays:
@@ -247,8 +279,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     out = parser.parse_args().out
-    for seed, (name, record) in enumerate(RECORDINGS.items()):
-        arrays = record(np.random.default_rng(seed))
+    recordings = {name: record(np.random.default_rng(seed)) for seed, (name, record) in enumerate(RECORDINGS.items())}
+    recordings["checkpoint"] = record_checkpoint(np.random.default_rng(3), out)
+    for name, arrays in recordings.items():
         path = out / f"{name}.npz"
         np.savez_compressed(path, **{key: np.asarray(value) for key, value in arrays.items()})
         print(f"{path.name}: {len(arrays)} arrays, {path.stat().st_size / 1e3:.0f} kB")
