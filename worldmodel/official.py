@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from configs import UserError
 from worldmodel.model import WorldModel
-from worldmodel.nets import MLP, BlockLinear, Conv, Head, ImageDecoder, ImageEncoder, NormedLinear, RMSNorm
+from worldmodel.nets import MLP, BlockLinear, ChannelNorm, Conv, Head, ImageDecoder, ImageEncoder, NormedLinear, RMSNorm
 from worldmodel.rssm import RSSM
 
 
@@ -49,7 +49,8 @@ class OfficialWeights:
         self.copy(layer.weight, self(f"{name}/kernel"), name)
         self.copy(layer.bias, self(f"{name}/bias"), name)
 
-    def conv(self, layer: Conv, name: str) -> None:
+    def conv(self, layer: nn.Module, name: str) -> None:
+        assert isinstance(layer, Conv)
         self.copy(layer.weight, rearrange(self(f"{name}/kernel"), "h w i o -> o i h w"), name)
         if layer.bias is not None:
             self.copy(layer.bias, self(f"{name}/bias"), name)
@@ -57,14 +58,18 @@ class OfficialWeights:
     def norm(self, layer: RMSNorm, name: str) -> None:
         self.copy(layer.scale, self(f"{name}/scale"), name)
 
-    def normed(self, layer: NormedLinear, linear: str, norm: str) -> None:
+    def channel_norm(self, layer: nn.Module, name: str) -> None:
+        assert isinstance(layer, ChannelNorm)
+        self.norm(layer.norm, name)
+
+    def normed(self, layer: nn.Module, linear: str, norm: str) -> None:
+        assert isinstance(layer, NormedLinear)
         self.linear(layer.linear, linear)
         self.norm(layer.norm, norm)
 
     def mlp(self, layers: MLP, linear: str, norm: str) -> None:
         """Names are patterns: `{}` is the number of the layer."""
         for i, layer in enumerate(layers):
-            assert isinstance(layer, NormedLinear)
             self.normed(layer, linear.format(i), norm.format(i))
 
     def head(self, head: Head, name: str, out: str) -> None:
@@ -120,18 +125,18 @@ def _rssm(official: OfficialWeights, rssm: RSSM, pixels: int) -> None:
 def _image_encoder(official: OfficialWeights, encoder: ImageEncoder) -> None:
     for i, (conv, norm) in enumerate(zip(encoder.convs, encoder.norms, strict=True)):
         official.conv(conv, f"enc/cnn{i}")
-        official.norm(norm.norm, f"enc/cnn{i}norm")
+        official.channel_norm(norm, f"enc/cnn{i}norm")
 
 
 def _image_decoder(official: OfficialWeights, decoder: ImageDecoder) -> None:
     normed, out = decoder.stoch_in
-    assert isinstance(normed, NormedLinear) and isinstance(out, nn.Linear)
+    assert isinstance(out, nn.Linear)
     official.block(decoder.deter_in, "dec/sp0")
     official.normed(normed, "dec/sp1", "dec/sp1norm")
     official.linear(out, "dec/sp2")
     steps = [f"dec/conv{i}" for i in reversed(range(len(decoder.convs) - 1))]  # numbered from the picture inwards
     for norm, name in zip(decoder.norms, ["dec/sp", *steps], strict=True):
-        official.norm(norm.norm, f"{name}norm")
+        official.channel_norm(norm, f"{name}norm")
     for conv, name in zip(decoder.convs, [*steps, "dec/imgout"], strict=True):
         official.conv(conv, name)
 

@@ -180,6 +180,17 @@ def test_weights_of_another_shape_or_name_are_refused_by_name(recording, model):
         read_world_model(WorldModel(ModelConfig(), Spaces(6, 3), ContextSpec((), (), ())), weights)
 
 
+def test_a_model_without_images_is_read_too(recording):
+    model = WorldModel(CONFIG, Spaces(6, 3), ContextSpec((), (), ()))
+    weights = recording.under("weights")
+    with pytest.raises(UserError, match="dyn/obs0/kernel"):
+        read_world_model(model, weights)
+    kernel = weights["dyn/obs0/kernel"][: 64 + 16]
+    unread = read_world_model(model, weights | {"dyn/obs0/kernel": kernel})
+    assert {name.split("/")[1][:2] for name in unread} == {"cn", "co", "sp", "im"}  # of convolutions alone
+    assert torch.equal(model.rssm.posterior_tokens.weight, torch.from_numpy(kernel[64:].T))
+
+
 class Hostile:
     def __reduce__(self):
         return (print, ("this ran while a checkpoint was read",))
