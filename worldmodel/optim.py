@@ -20,7 +20,7 @@ class LaProp(torch.optim.Optimizer):
     Args:
         params: parameters, or groups of them.
         lr: learning rate after warm-up.
-        warmup: steps of linear warm-up.
+        warmup: steps of linear warm-up, from a rate of zero at the first.
         clip: a parameter's gradient is cut to this share of the parameter's norm.
     """
 
@@ -65,7 +65,8 @@ class LaProp(torch.optim.Optimizer):
             torch._foreach_add_(scale, group["eps"])
             torch._foreach_mul_(mus, beta1)
             torch._foreach_add_(mus, torch._foreach_div(grads, scale), alpha=1 - beta1)
-            lr = group["lr"] * min(1.0, count / max(1, group["warmup"]))
+            # The official schedule counts finished steps: the first one fills the averages and moves nothing.
+            lr = group["lr"] * min(1.0, (count - 1) / group["warmup"] if group["warmup"] else 1.0)
             torch._foreach_add_(params, mus, alpha=-lr / (1 - beta1**count))
 
 
