@@ -30,7 +30,7 @@ class ActorCriticConfig:
     discount: float = 0.98
     lam: float = 0.95
     entropy: float = 0.0
-    pull: float = 0.03  # weight of the likelihood of what the clone would do
+    pull: float = 0.05  # weight of the likelihood of what the clone would do
     clone_lr: float = 6e-3  # falls to a tenth
     lr: float = 4e-3  # of the actor; falls to nothing over the budget
     critic_lr: float = 1e-3
