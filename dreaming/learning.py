@@ -83,6 +83,7 @@ class DreamLearner:
         self.demonstrations = Replay(replay.reader, replay.context, chosen, terminal_share=0.0)
         self.imagined_steps = 0
         self.updates = 0
+        self.cost: dict[str, float] = {}  # reward a step that a scenario was last seen to cost the policy, in dreams
 
     def agent(self, sample: bool = True, seed: int = 0) -> Agent:
         return Agent(self.model, self.learner.actor, sample, seed)
@@ -108,19 +109,36 @@ class DreamLearner:
             group["lr"] = lr
 
     def draw(self, starts: Starts) -> tuple[list[Physics], list[str]]:
-        """Physics for each start: the log's own, or with a scenario's factors in place of the log's."""
+        """Physics for each start: the log's own, or with a scenario's factors in place of the log's.
+
+        Half of the what-ifs are drawn evenly, half by what they cost: what hurts is rehearsed more.
+        """
         physics, names = [], []
         stay = self.rng.random(len(starts.episode)) < self.config.logged_share
+        cost = np.array([max(0.0, self.cost.get(scenario.name, 0.0)) for scenario in self.scenarios])
+        cost = cost / cost.sum() if cost.sum() > 0 else np.full(len(cost), 1 / max(1, len(cost)))
+        share = 0.5 / max(1, len(cost)) + 0.5 * cost
         for i, episode in enumerate(starts.episode.tolist()):
             logged = Physics.from_dict(self.replay.reader.episodes[episode]["physics"], self.nominal)
             if stay[i] or not self.scenarios:
                 physics.append(logged)
                 names.append("logged")
             else:
-                scenario = self.scenarios[int(self.rng.integers(len(self.scenarios)))]
+                scenario = self.scenarios[int(self.rng.choice(len(self.scenarios), p=share))]
                 physics.append(scenario.sample(self.task, self.rng, logged))
                 names.append(scenario.name)
         return physics, names
+
+    def _notice(self, names: list[str], reward: torch.Tensor, rate: float = 0.02) -> None:
+        """Follows what each scenario costs, from imagined rewards (N, H) and what each dream was about."""
+        paid, which = reward.detach().mean(1).numpy(), np.array(names)
+        if not (which == "logged").any():
+            return
+        usual = float(paid[which == "logged"].mean())
+        for name in set(names) - {"logged"}:
+            cost = usual - float(paid[which == name].mean())
+            held = self.cost.get(name, 0.0)
+            self.cost[name] = held + rate * (cost - held)
 
     def _starts(self) -> Starts:
         c = self.config
@@ -140,17 +158,19 @@ class DreamLearner:
             learner.begin()
         self._set_rates(a.lr * (1 - min(1.0, progress)), a.critic_lr)
         starts = self._starts()
-        physics, _ = self.draw(starts)
+        physics, names = self.draw(starts)
         prepared = dream_physics(self.model, physics, starts.step.numpy(), c.horizon, self.control_hz)
         critic_only = self.updates < a.critic_first
         with torch.set_grad_enabled(a.gradient == "dynamics" and not critic_only):
             rollout = imagine(self.model, learner.actor, starts, prepared, c.horizon, noisy=True)
+        self._notice(names, rollout.reward)
         loss, metrics = learner.losses(self.model, rollout, critic_only)
         learner.step(loss)
         learner.follow()
         self.imagined_steps += c.dreams * c.horizon
         self.updates += 1
-        return {name: float(value) for name, value in metrics.items()}
+        costs = {f"cost_of_{name}": value for name, value in self.cost.items()}
+        return {name: float(value) for name, value in metrics.items()} | costs
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -160,6 +180,7 @@ class DreamLearner:
             "numpy_random": self.rng.bit_generator.state,
             "imagined_steps": self.imagined_steps,
             "updates": self.updates,
+            "cost": self.cost,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -168,3 +189,4 @@ class DreamLearner:
         torch.set_rng_state(state["torch_random"])
         self.rng.bit_generator.state = state["numpy_random"]
         self.imagined_steps, self.updates = int(state["imagined_steps"]), int(state["updates"])
+        self.cost = dict(state["cost"])

@@ -109,18 +109,22 @@ def test_the_slow_critic_follows_by_its_share(model):
     torch.testing.assert_close(learner.slow_critic.out.weight[0, 0], torch.tensor(SMALL.slow_rate))
 
 
-@pytest.mark.parametrize("gradient", ["reinforce", "dynamics"])
-@pytest.mark.parametrize("view", ["blind", "estimate"])
-def test_dreaming_changes_the_policy_and_never_the_model(model, tmp_path, gradient, view):
+def some_logs(folder) -> Replay:
     rng = np.random.default_rng(0)
-    with LogWriter(tmp_path, make_schema("push-box", 20.0, ["x", "v"], ["motor"], [-1.0], [1.0], None)) as writer:
+    with LogWriter(folder, make_schema("push-box", 20.0, ["x", "v"], ["motor"], [-1.0], [1.0], None)) as writer:
         for friction in (0.3, 0.5, 0.7):
             vector = rng.normal(size=(21, 2)).astype(np.float32)
             action = rng.uniform(-1, 1, (20, 1)).astype(np.float32)
             zeros = np.zeros(20, np.float32)
             known = {"floor_friction": friction}
             writer.append(Episode({"vector": vector}, action, action, zeros + 1, zeros, False, True, known))
-    replay = Replay(LogReader(tmp_path), CONTEXT)
+    return Replay(LogReader(folder), CONTEXT)
+
+
+@pytest.mark.parametrize("gradient", ["reinforce", "dynamics"])
+@pytest.mark.parametrize("view", ["blind", "estimate"])
+def test_dreaming_changes_the_policy_and_never_the_model(model, tmp_path, gradient, view):
+    replay = some_logs(tmp_path)
     model.set_statistics(replay.statistics())
     settings = ActorCriticConfig(SMALL.actor, 16, 1, gradient=gradient, critic_first=1)
     config = DreamConfig(settings, view, horizon=4, dreams=16, batch=2, length=8)
@@ -135,6 +139,24 @@ def test_dreaming_changes_the_policy_and_never_the_model(model, tmp_path, gradie
     assert any(not torch.equal(a, b) for a, b in zip(policy, learner.learner.actor.parameters(), strict=True))
     assert all(p.grad is None for p in model.parameters())
     assert learner.imagined_steps == 3 * 16 * 4
+
+
+def test_what_costs_more_is_dreamt_more(model, tmp_path):
+    """Half of the what-ifs evenly, half by their cost: of two, the one that costs is drawn three times in four."""
+    config = DreamConfig(horizon=4, dreams=16, logged_share=0.0)
+    scenarios = load_scenarios("slippery,slope", "push-box")
+    learner = DreamLearner(model, some_logs(tmp_path), "push-box", Physics(), scenarios, 20.0, config)
+    n = 2000
+    blank, zeros = model.initial(n), torch.zeros(n)
+    starts = Starts(blank, blank, torch.zeros(n, 2), torch.zeros(n, MAX_LATENCY, 1), zeros.long(), zeros.long())
+    share = lambda: learner.draw(starts)[1].count("slippery") / n  # noqa: E731
+    assert share() == pytest.approx(0.5, abs=0.04)
+    learner._notice(["logged", "slippery", "slope"], torch.tensor([[0.5] * 4, [0.1] * 4, [0.6] * 4]))
+    assert learner.cost["slippery"] > 0 > learner.cost["slope"]
+    assert share() == pytest.approx(0.75, abs=0.04)
+    other = DreamLearner(model, learner.replay, "push-box", Physics(), scenarios, 20.0, config)
+    other.load_state_dict(learner.state_dict())
+    assert other.cost == learner.cost
 
 
 def test_the_gradient_of_a_dream_runs_through_the_transition(model):
