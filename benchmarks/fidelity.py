@@ -94,7 +94,7 @@ def dreamt(policy: Scripted, replay: Replay, count: int) -> float:
     starts = starts_from(policy.model, replay.gather(first_rows), "blind")
     steps, hz = registry.task_class(TASK).max_steps, registry.task_class(TASK).control_hz
     physics = dream_physics(policy.model, [policy.physics] * count, np.zeros(count, int), steps, hz)
-    rollout = imagine(policy.model, policy, starts, physics, steps)  # pyright: ignore[reportArgumentType]
+    rollout = imagine(policy.model, policy, starts, physics, steps, noisy=True)  # pyright: ignore[reportArgumentType]
     lost = (rollout.continuation < 0.5).any(1)
     missed = rollout.observation[:, -1, 15:17].norm(dim=-1) > GOAL_RADIUS_M
     return float((lost | missed).float().mean())
