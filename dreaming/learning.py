@@ -109,25 +109,26 @@ class DreamLearner:
             group["lr"] = lr
 
     def draw(self, starts: Starts) -> tuple[list[Physics], list[str]]:
-        """Physics for each start: the log's own, or with a scenario's factors in place of the log's.
-
-        Half of the what-ifs are drawn evenly, half by what they cost: what hurts is rehearsed more.
-        """
+        """Physics for each start: the log's own, or with a scenario's factors in place of the log's."""
         physics, names = [], []
         stay = self.rng.random(len(starts.episode)) < self.config.logged_share
-        cost = np.array([max(0.0, self.cost.get(scenario.name, 0.0)) for scenario in self.scenarios])
-        cost = cost / cost.sum() if cost.sum() > 0 else np.full(len(cost), 1 / max(1, len(cost)))
-        share = 0.5 / max(1, len(cost)) + 0.5 * cost
+        shares = self._shares()
         for i, episode in enumerate(starts.episode.tolist()):
             logged = Physics.from_dict(self.replay.reader.episodes[episode]["physics"], self.nominal)
             if stay[i] or not self.scenarios:
                 physics.append(logged)
                 names.append("logged")
             else:
-                scenario = self.scenarios[int(self.rng.choice(len(self.scenarios), p=share))]
+                scenario = self.scenarios[int(self.rng.choice(len(self.scenarios), p=shares))]
                 physics.append(scenario.sample(self.task, self.rng, logged))
                 names.append(scenario.name)
         return physics, names
+
+    def _shares(self) -> np.ndarray:
+        """How much of the what-ifs each scenario gets: half evenly, half by its cost; what hurts is rehearsed more."""
+        even = np.ones(len(self.scenarios)) / max(1, len(self.scenarios))
+        cost = np.array([max(0.0, self.cost.get(scenario.name, 0.0)) for scenario in self.scenarios])
+        return 0.5 * even + 0.5 * (cost / cost.sum() if cost.sum() > 0 else even)
 
     def _notice(self, names: list[str], reward: torch.Tensor, rate: float = 0.02) -> None:
         """Follows what each scenario costs, from imagined rewards (N, H) and what each dream was about."""
