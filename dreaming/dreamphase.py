@@ -71,6 +71,8 @@ class DreamPhase:
 
     def _end(self) -> None:
         self._count()
+        if skipped := self.dreamer.learner.step.skipped:
+            self.state.warn(f"{skipped} updates of the policy were skipped, as a loss or a gradient was not finite")
         self.night.save_policy(LATEST)
 
     def _count(self) -> None:

@@ -5,6 +5,7 @@ Source: Hafner et al., "Mastering Diverse Domains through World Models" (2023), 
 
 import math
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -103,8 +104,13 @@ def products(x: Tensor) -> Tensor:
     """
     if x.shape[-1] > MOST_MULTIPLIED:
         return x
-    first, second = torch.triu_indices(x.shape[-1], x.shape[-1], device=x.device)
+    first, second = _pairs(x.shape[-1], x.device)
     return torch.cat([x, (x.index_select(-1, first) * x.index_select(-1, second)).clamp(-8, 8)], -1)
+
+
+@cache
+def _pairs(n: int, device: torch.device) -> Tensor:
+    return torch.triu_indices(n, n, device=device)
 
 
 def products_size(inputs: int) -> int:

@@ -71,15 +71,11 @@ class LaProp(torch.optim.Optimizer):
 
 
 class SafeStep:
-    """One optimiser step that refuses numbers that are not finite and counts the refusals.
-
-    `skipped_in_a_row` past a few tells the caller to restore the last good state (DESIGN.md, decision 12).
-    """
+    """One optimiser step that refuses numbers that are not finite and counts the refusals."""
 
     def __init__(self, optimizer: LaProp) -> None:
         self.optimizer = optimizer
         self.skipped = 0
-        self.skipped_in_a_row = 0
 
     def __call__(self, loss: torch.Tensor) -> bool:
         """Backpropagate and step; False if the loss or a gradient was not finite and nothing was changed."""
@@ -91,8 +87,6 @@ class SafeStep:
             finite = bool(torch.isfinite(torch.stack(torch._foreach_norm(grads)).sum()))
         if not finite:
             self.skipped += 1
-            self.skipped_in_a_row += 1
             return False
-        self.skipped_in_a_row = 0
         self.optimizer.step()
         return True

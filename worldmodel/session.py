@@ -239,8 +239,8 @@ class Session:
             say(f"Done: {made:,} steps in {took}, {trainer.steps:,} in all")
         else:
             say(f"Nothing to do: {trainer.steps:,} steps were made before; give a larger --steps, or --minutes")
-        if trainer.safe_step.skipped:
-            say(f"{trainer.safe_step.skipped} steps were skipped, because numbers were not finite")
+        if trainer.skipped:
+            say(f"{trainer.skipped} steps were skipped, because numbers were not finite")
         say(f"  {folder}/plots/open_loop.png    held-out logs beside what the model foretold")
         say(f"  {folder}/metrics.jsonl          every figure by step")
         say(f"  {folder}/checkpoints/           the model")

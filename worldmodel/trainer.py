@@ -75,6 +75,8 @@ class Trainer:
         self.steps = 0
         self.caution = 1.0  # factor on the learning rate, lowered when losses were not finite
         self.trouble: list[str] = []
+        self.skipped = 0  # steps that were refused in whole or in part, as something was not finite
+        self._skipped_in_a_row = 0
         self._good_state: dict[str, Any] | None = None
 
     def _take(self, context: ContextSpec) -> None:
@@ -104,39 +106,44 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = lr * self.caution * 0.1 ** min(1.0, spent)
         self.model.train().requires_grad_(True)
-        law = self._learn_transition()
+        law, finite = self._learn_transition()
         loss, parts = self.model.loss(batch)
-        if not self.safe_step(loss):
-            self._refuse()
+        finite = self.safe_step(loss) and finite
+        self.skipped += not finite
+        self._skipped_in_a_row = 0 if finite else self._skipped_in_a_row + 1
+        if self._skipped_in_a_row == 5:
+            self._go_back()
         self.steps += 1
-        if self.steps % 200 == 0 and self.safe_step.skipped_in_a_row == 0:
+        if self.steps % 200 == 0 and finite:
             self._good_state = _copy(self.model)
         return {"loss": float(loss.detach()), **{name: float(part) for name, part in (parts | law).items()}}
 
-    def _learn_transition(self) -> dict[str, torch.Tensor]:
-        """Several steps on single transitions from all over the logs: with no memory to follow they are cheap."""
+    def _learn_transition(self) -> tuple[dict[str, torch.Tensor], bool]:
+        """Several steps on single transitions from all over the logs: with no memory to follow they are cheap.
+
+        Returns:
+            The mean loss, and whether all was finite.
+        """
         if self.transition_step is None:
-            return {}
-        losses = []
+            return {}, True
+        losses, skipped = [], self.transition_step.skipped
         for _ in range(self.config.transition_steps):
             pairs = self.replay.sample(self.config.transition_batch, 2, self.rng, plain=True)
             losses.append(self.model.transition_loss(pairs))
             self.transition_step(losses[-1])
-        return {"transition": torch.stack(losses).mean().detach()} if losses else {}
+        mean = {"transition": torch.stack(losses).mean().detach()} if losses else {}
+        return mean, self.transition_step.skipped == skipped
 
-    def _refuse(self) -> None:
-        if self.safe_step.skipped_in_a_row < 5:
-            return
+    def _go_back(self) -> None:
         if self._good_state is None:
             raise UserError(
                 "the loss is not finite from the first steps on: look for extreme values in the logs "
                 f"(largest scaled observation: {self._largest():.3g} standard deviations)"
             )
         self.model.load_state_dict(self._good_state)
-        skipped = self.safe_step.skipped
         self.caution /= 3
         self._optimise()
-        self.safe_step.skipped = skipped
+        self._skipped_in_a_row = 0
         self.trouble.append(
             f"step {self.steps}: losses were not finite; went back to the last good state at a third of the rate"
         )

@@ -172,30 +172,36 @@ def test_logs_that_grew_go_on_with_the_scale_the_network_knows(logs, tmp_path):
 # -- trouble ---------------------------------------------------------------------------------------------------------
 
 
-def poison(trainer: Trainer, monkeypatch, from_step: int, to_step: int) -> None:
-    honest = trainer.model.loss
+def poison(trainer: Trainer, monkeypatch, from_step: int, to_step: int, which: str = "loss") -> None:
+    honest = getattr(trainer.model, which)
 
     def loss(batch):
-        value, parts = honest(batch)
-        return (value * float("nan") if from_step <= trainer.steps < to_step else value), parts
+        found = honest(batch)
+        factor = float("nan") if from_step <= trainer.steps < to_step else 1.0
+        return (found[0] * factor, found[1]) if which == "loss" else found * factor
 
-    monkeypatch.setattr(trainer.model, "loss", loss)
+    monkeypatch.setattr(trainer.model, which, loss)
 
 
-def test_losses_that_are_not_finite_are_skipped(logs, monkeypatch):
+LOSSES = pytest.mark.parametrize("which", ["loss", "transition_loss"])
+
+
+@LOSSES
+def test_losses_that_are_not_finite_are_skipped(logs, monkeypatch, which):
     trainer = Trainer(logs, TINY, QUICK)
-    poison(trainer, monkeypatch, 2, 5)
+    poison(trainer, monkeypatch, 2, 5, which)
     steps(trainer, 8, 10)
-    assert trainer.safe_step.skipped == 3 and trainer.trouble == []
+    assert trainer.skipped == 3 and trainer.trouble == []
     assert all(torch.isfinite(value).all() for value in weights(trainer).values())
 
 
-def test_after_many_the_last_good_state_is_taken_at_a_third_of_the_rate(logs, monkeypatch, tmp_path):
+@LOSSES
+def test_after_many_the_last_good_state_is_taken_at_a_third_of_the_rate(logs, monkeypatch, tmp_path, which):
     trainer = Trainer(logs, TINY, QUICK)
     steps(trainer, 200, 10**9)
     good = {name: value.clone() for name, value in weights(trainer).items()}
     steps(trainer, 203, 10**9)
-    poison(trainer, monkeypatch, 203, 208)
+    poison(trainer, monkeypatch, 203, 208, which)
     steps(trainer, 208, 10**9)
     assert identical(weights(trainer), good)
     assert len(trainer.trouble) == 1 and "went back to the last good state" in trainer.trouble[0]
@@ -209,9 +215,10 @@ def test_after_many_the_last_good_state_is_taken_at_a_third_of_the_rate(logs, mo
     assert again.trouble == trainer.trouble
 
 
-def test_losses_that_never_were_finite_end_with_a_reason(logs, monkeypatch):
+@LOSSES
+def test_losses_that_never_were_finite_end_with_a_reason(logs, monkeypatch, which):
     trainer = Trainer(logs, TINY, QUICK)
-    poison(trainer, monkeypatch, 0, 10)
+    poison(trainer, monkeypatch, 0, 10, which)
     with pytest.raises(UserError, match="not finite from the first steps on: look for extreme values"):
         steps(trainer, 10, 10)
 
