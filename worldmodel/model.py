@@ -1,4 +1,4 @@
-"""The world model: encoder, RSSM, decoder and heads, and the loss that trains them.
+"""The world model: encoder, RSSM, decoder and heads; what trains them is in `worldmodel.loss`.
 
 DreamerV3's, with what this project adds: channels scaled by their own statistics, observations carried beside the
 latent and moved on by a transition that sees what the simulator sees (observation, action, physics), a decoder that
@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from worldmodel.context import ContextSpec
-from worldmodel.distributions import bernoulli_loss, symlog, twohot_bins, twohot_loss, twohot_mean
+from worldmodel.distributions import symlog, twohot_bins, twohot_mean
 from worldmodel.nets import MLP, Head, ImageDecoder, ImageEncoder, Linear
 from worldmodel.replay import Batch, Statistics
 from worldmodel.rssm import RSSM, RSSMConfig, State
@@ -76,6 +76,17 @@ class Spaces:
     vector: int
     action: int
     image: bool = False
+
+
+def disturbed(before: Tensor, step_std: Tensor, share: float) -> Tensor:
+    """Carried observations (..., D) as a rollout has them, wrong by up to `share` of a step: learnt is the way back.
+
+    Without it, errors of one step feed those of the next; 25 steps ahead they were measured at twice the size.
+    Source: Sanchez-Gonzalez et al., "Learning to Simulate Complex Physics with Graph Networks" (2020). Some rows
+    stay clean.
+    """
+    size = share * torch.rand_like(before[..., :1])
+    return before + size * step_std * torch.randn_like(before)
 
 
 class WorldModel(nn.Module):
@@ -147,11 +158,11 @@ class WorldModel(nn.Module):
         pixels = self.image_encoder(flat).reshape(*tokens.shape[:-1], -1)
         return torch.cat([tokens, pixels], -1)
 
-    def _floored(self, log_std: Tensor) -> Tensor:
+    def floored(self, log_std: Tensor) -> Tensor:
         low = math.log(self.config.noise_floor)
         return low + nn.functional.softplus(log_std - low)
 
-    def _expected(self, latent: State, before: Tensor, inputs: Tensor, dreaming: bool = False) -> tuple[Tensor, Tensor]:
+    def expected(self, latent: State, before: Tensor, inputs: Tensor, dreaming: bool = False) -> tuple[Tensor, Tensor]:
         """Scaled observation and the logarithm of its standard deviation (..., D), in units of `step_std` if carried.
 
         From the latent, the scaled observation before, and the RSSM's inputs (..., ·). In training gradients reach the
@@ -159,16 +170,16 @@ class WorldModel(nn.Module):
         """
         if self.transition is None:
             mean, log_std = self.decoder(latent.feat()).chunk(2, -1)
-            return mean, self._floored(log_std)
-        change, log_std = (self._is_told(inputs) * part for part in self.transition(before, inputs))
+            return mean, self.floored(log_std)
+        change, log_std = (self.is_told(inputs) * part for part in self.transition(before, inputs))
         more, wider = self.decoder(torch.cat([latent.deter, before.clamp(-8, 8), inputs], -1)).chunk(2, -1)
         if dreaming:
             more, wider = more.detach(), wider.detach()
         else:
             change, log_std = change.detach(), log_std.detach()
-        return before + self.step_std * (change + more), self._floored(log_std + wider)
+        return before + self.step_std * (change + more), self.floored(log_std + wider)
 
-    def _is_told(self, inputs: Tensor) -> Tensor:
+    def is_told(self, inputs: Tensor) -> Tensor:
         """(..., 1): 1 where the physics is told, and everywhere in a model whose logs told none."""
         if not len(self.context):
             return torch.ones_like(inputs[..., :1])
@@ -176,7 +187,7 @@ class WorldModel(nn.Module):
 
     def decode(self, belief: Belief) -> Tensor:
         """The expected vector observation (..., D), in the log's own units."""
-        scaled = belief.vector if self.carried else self._expected(belief.latent, belief.vector, belief.vector)[0]
+        scaled = belief.vector if self.carried else self.expected(belief.latent, belief.vector, belief.vector)[0]
         return scaled * self.std + self.mean
 
     def decode_image(self, belief: Belief) -> Tensor:
@@ -187,7 +198,7 @@ class WorldModel(nn.Module):
         flat = (rearrange(part, "... d -> (...) d") for part in (deter, rest))
         return self.image_decoder(*flat).reshape(*deter.shape[:-1], 64, 64, 3)
 
-    def _reward_logits(self, belief: Belief, dreaming: bool = True) -> Tensor:
+    def reward_logits(self, belief: Belief, dreaming: bool = True) -> Tensor:
         """(..., 255): what the observation pays by itself, if one is carried, and what memory adds to that."""
         logits = self.reward(belief.feat())
         if self.transition is None:
@@ -196,7 +207,7 @@ class WorldModel(nn.Module):
         return logits + (by_itself if dreaming else by_itself.detach())
 
     def predict_reward(self, belief: Belief) -> Tensor:
-        return twohot_mean(self._reward_logits(belief), self.bins)
+        return twohot_mean(self.reward_logits(belief), self.bins)
 
     def predict_continuation(self, belief: Belief) -> Tensor:
         """Probability (...) that the episode has not terminated on arriving here."""
@@ -232,7 +243,7 @@ class WorldModel(nn.Module):
         """Filter a sequence: beliefs (B, T), the posterior's log probabilities, and the scaled observations before."""
         scaled = self.scale(vector)
         before = torch.zeros_like(scaled)
-        before[:, 1:] = self._disturbed(scaled[:, :-1]) if disturb else scaled[:, :-1]
+        before[:, 1:] = disturbed(scaled[:, :-1], self.step_std, self.config.carry_noise) if disturb else scaled[:, :-1]
         before[:, 1:] *= (~is_first[:, 1:]).unsqueeze(-1)
         if not self.carried:
             before, scaled = before[..., :0], scaled[..., :0]
@@ -268,7 +279,7 @@ class WorldModel(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.carried):
             latent = self.rssm.imagine_step(belief.latent, torch.cat([inputs, vector], -1), sample)
         if self.carried:
-            vector, log_std = self._expected(latent, vector, inputs, dreaming=True)
+            vector, log_std = self.expected(latent, vector, inputs, dreaming=True)
             if noisy:
                 vector = vector + self.step_std * torch.exp(log_std).detach() * torch.randn_like(vector)
         return Belief(latent.deter, latent.stoch, vector)
@@ -280,79 +291,3 @@ class WorldModel(nn.Module):
             belief = self.imagine_step(belief, inputs[:, t], sample)
             beliefs.append(belief)
         return Belief(*(torch.stack(parts, 1) for parts in zip(*beliefs, strict=True)))
-
-    # -- training -----------------------------------------------------------------------------------------------------
-
-    def _vector_loss(self, mean: Tensor, log_std: Tensor, target: Tensor) -> Tensor:
-        """Gaussian log loss (...) of the scaled observation under the noise that the decoder itself states.
-
-        A box slides by a smooth law and is struck in jumps: with one noise for both, the jumps would drown the law.
-        Each term is weighted by its standard deviation, without which what is hard at first is never learnt: Seitzer et
-        al., "On the Pitfalls of Heteroscedastic Uncertainty Estimation" (2022), beta = 0.5.
-        """
-        error = (target - mean) / (self.step_std if self.carried else 1.0)
-        nll = 0.5 * (error * torch.exp(-log_std)) ** 2 + log_std
-        return (nll * torch.exp(log_std.detach())).sum(-1)
-
-    def _disturbed(self, before: Tensor) -> Tensor:
-        """Carried observations as a rollout has them, a little wrong: what is learnt is the way back.
-
-        Without it, errors of one step feed those of the next; 25 steps ahead they were measured at twice the size.
-        Source: Sanchez-Gonzalez et al., "Learning to Simulate Complex Physics with Graph Networks" (2020). Some rows
-        stay clean.
-        """
-        size = self.config.carry_noise * torch.rand_like(before[..., :1])
-        return before + size * self.step_std * torch.randn_like(before)
-
-    def transition_loss(self, batch: Batch) -> Tensor:
-        """The transition's loss (scalar) on pairs of rows, a batch (B, 2); all are told what physics the log knows.
-
-        Rewards are learnt here as well, from rows of all over the logs: where a goal begins to pay is learnt from the
-        few that stopped just beside it.
-        """
-        if self.transition is None:
-            raise ValueError("this world model carries no observation, so it has no transition to train")
-        inputs = self.inputs(batch, torch.zeros_like(batch.labelled))[:, 1]
-        before, target = self.scale(batch.vector).unbind(1)
-        before = self._disturbed(before)
-        change, log_std = self.transition(before, inputs)
-        loss = self._vector_loss(before + self.step_std * change, self._floored(log_std), target)
-        counted = (~batch.is_first[:, 1]) * self._is_told(inputs).squeeze(-1)
-        paid = twohot_loss(self.transition.reward(target), batch.reward[:, 1], self.bins) * ~batch.is_first[:, 1]
-        return (loss * counted).mean() + paid.mean()
-
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """One training loss: (scalar, parts without gradient)."""
-        size, length = batch.is_first.shape
-        device = batch.vector.device
-        hidden = (torch.rand(size, 1, device=device) < self.config.context_dropout).expand(size, length)
-        inputs = self.inputs(batch, hidden)
-        beliefs, posterior, before = self.filter(batch.vector, batch.image, inputs, batch.is_first, disturb=True)
-        target = self.scale(batch.vector)
-        alive = (~batch.is_terminal).float()
-        # A carried observation leaves nothing to predict where nothing came before.
-        counted = (~batch.is_first).float() if self.carried else torch.ones(size, length, device=device)
-        dynamics, representation = self.rssm.kl(posterior, beliefs.deter)
-        feat = beliefs.feat()
-        vector = self._vector_loss(*self._expected(beliefs.latent, before, inputs), target) * counted
-        reward = twohot_loss(self._reward_logits(beliefs, dreaming=False), batch.reward, self.bins)
-        continuation = bernoulli_loss(self.continuation(feat).squeeze(-1), alive)
-        parts = {
-            "vector": self.config.vector_scale * vector.mean(),
-            "dynamics": dynamics.mean(),
-            "representation": representation.mean(),
-            "reward": reward.mean(),
-            "continuation": continuation.mean(),
-        }
-        if batch.image is not None:
-            error = (self.decode_image(beliefs) - batch.image.float() / 255) ** 2
-            parts["image"] = error.sum((-3, -2, -1)).mean()
-        if self.context_head is not None:
-            # Only where the model was not told: elsewhere the head would learn to copy.
-            mean, std = self.estimate_context(beliefs)
-            told = batch.known * (hidden & batch.labelled).unsqueeze(-1)
-            nll = 0.5 * ((mean - batch.context) / std) ** 2 + torch.log(std)
-            parts["context"] = (nll * told).sum(-1).mean()
-        scales = {"representation": self.config.representation_scale}
-        total = torch.stack([scales.get(name, 1.0) * part for name, part in parts.items()]).sum()
-        return total, {name: part.detach() for name, part in parts.items()}

@@ -8,7 +8,7 @@ float32. Autograd through `RSSM.observe_step`, step by step, is what tests compa
 Shapes: T time, B batch, D deter, H hidden, S categoricals, C classes, G blocks of d = D / G.
 """
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,9 +16,6 @@ from torch import Tensor
 
 from worldmodel.distributions import UNIMIX
 from worldmodel.nets import RMS_EPS
-
-if TYPE_CHECKING:
-    from worldmodel.rssm import RSSM
 
 
 class Weights(NamedTuple):
@@ -40,18 +37,6 @@ class Weights(NamedTuple):
     posterior_norm: Tensor
     out: Tensor  # (S * C, H)
     out_bias: Tensor
-
-    @classmethod
-    def of(cls, rssm: "RSSM") -> "Weights":
-        a, z, p, out = rssm.in_deter, rssm.in_stoch, rssm.posterior_deter, rssm.posterior_out
-        return cls(
-            *(a.linear.weight, a.linear.bias, a.norm.scale),
-            *(z.linear.weight, z.linear.bias, z.norm.scale),
-            *(rssm.core.weight, rssm.core.bias, rssm.core_norm.scale),
-            *(rssm.gates.weight, rssm.gates.bias),
-            *(p.weight, p.bias, rssm.posterior_norm.scale),
-            *(out.weight, out.bias),
-        )
 
 
 class Step(NamedTuple):

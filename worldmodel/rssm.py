@@ -74,6 +74,17 @@ class RSSM(nn.Module):
         like = self.core.bias
         return State(like.new_zeros(batch, self.config.deter), like.new_zeros(batch, self.flat))
 
+    def _recurrent(self) -> Weights:
+        a, z, p, out = self.in_deter, self.in_stoch, self.posterior_deter, self.posterior_out
+        return Weights(
+            *(a.linear.weight, a.linear.bias, a.norm.scale),
+            *(z.linear.weight, z.linear.bias, z.norm.scale),
+            *(self.core.weight, self.core.bias, self.core_norm.scale),
+            *(self.gates.weight, self.gates.bias),
+            *(p.weight, p.bias, self.posterior_norm.scale),
+            *(out.weight, out.bias),
+        )
+
     def _log_probs(self, logits: Tensor) -> Tensor:
         return categorical_log_probs(rearrange(logits, "... (s c) -> ... s c", s=self.config.stoch))
 
@@ -115,7 +126,7 @@ class RSSM(nn.Module):
         action_in, token_in = self.in_action(action * keep), self.posterior_tokens(tokens)
         shape = (self.config.stoch, self.config.classes)
         by_time = (x.transpose(0, 1).contiguous() for x in (action_in, token_in, keep))
-        deter, stoch, log_probs = Unroll.apply(*by_time, *state, shape, self.compute, *Weights.of(self))
+        deter, stoch, log_probs = Unroll.apply(*by_time, *state, shape, self.compute, *self._recurrent())
         return State(deter.transpose(0, 1), stoch.flatten(-2).transpose(0, 1)), log_probs.transpose(0, 1)
 
     def observe_step(self, state: State, token: Tensor, action: Tensor, is_first: Tensor | None = None) -> State:

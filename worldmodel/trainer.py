@@ -12,6 +12,7 @@ from configs import UserError, from_dict
 from worldmodel import checkpoint
 from worldmodel.context import ContextSpec
 from worldmodel.evaluation import OpenLoop, open_loop
+from worldmodel.loss import transition_loss, world_model_loss
 from worldmodel.model import ModelConfig, Spaces, WorldModel
 from worldmodel.optim import LaProp, SafeStep
 from worldmodel.replay import Replay
@@ -107,7 +108,7 @@ class Trainer:
                 group["lr"] = lr * self.caution * 0.1 ** min(1.0, spent)
         self.model.train().requires_grad_(True)
         law, finite = self._learn_transition()
-        loss, parts = self.model.loss(batch)
+        loss, parts, _ = world_model_loss(self.model, batch)
         finite = self.safe_step(loss) and finite
         self.skipped += not finite
         self._skipped_in_a_row = 0 if finite else self._skipped_in_a_row + 1
@@ -129,7 +130,7 @@ class Trainer:
         losses, skipped = [], self.transition_step.skipped
         for _ in range(self.config.transition_steps):
             pairs = self.replay.sample(self.config.transition_batch, 2, self.rng, plain=True)
-            losses.append(self.model.transition_loss(pairs))
+            losses.append(transition_loss(self.model, pairs))
             self.transition_step(losses[-1])
         mean = {"transition": torch.stack(losses).mean().detach()} if losses else {}
         return mean, self.transition_step.skipped == skipped

@@ -8,6 +8,7 @@ from torch.distributions import Normal
 from toy_logs import slide, sliding_mass, with_images, write_log
 
 from worldmodel.context import ContextSpec
+from worldmodel.loss import transition_loss, vector_loss, world_model_loss
 from worldmodel.model import Belief, ModelConfig, Spaces, WorldModel
 from worldmodel.optim import LaProp, SafeStep
 from worldmodel.replay import Batch, Replay
@@ -144,35 +145,35 @@ def test_heads_begin_without_an_opinion(replay):
 def test_the_loss_is_the_sum_of_its_parts_and_reaches_every_weight(replay, config):
     model = built(replay, config).train()
     rng = np.random.default_rng(0)
-    loss, parts = model.loss(replay.sample(8, 10, rng))
+    loss, parts, _ = world_model_loss(model, replay.sample(8, 10, rng))
     scales = {"representation": config.representation_scale}
     assert loss.item() == pytest.approx(sum(scales.get(k, 1.0) * v.item() for k, v in parts.items()), rel=1e-5)
     loss.backward()
     own = [name for name, p in model.named_parameters() if p.grad is None]
     assert all(name.startswith("transition.") for name in own) and bool(own) == config.carry
     if config.carry:
-        model.transition_loss(replay.sample(8, 2, rng)).backward()
+        transition_loss(model, replay.sample(8, 2, rng)).backward()
     untouched = [name for name, p in model.named_parameters() if p.grad is None]
     assert not untouched
 
 
 def test_additions_to_dreamer_can_be_switched_off(replay):
     config = WITHOUT_CARRY
-    _, parts = built(replay, config).train().loss(replay.sample(8, 10, np.random.default_rng(0)))
+    parts = world_model_loss(built(replay, config).train(), replay.sample(8, 10, np.random.default_rng(0))).parts
     assert set(parts) == {"vector", "dynamics", "representation", "reward", "continuation", "context"}
     bare = WorldModel(config, Spaces(2, 1), ContextSpec((), (), ()))
     assert bare.context_head is None
     batch = Replay(replay.reader, bare.context).sample(8, 10, np.random.default_rng(0))
-    assert "context" not in bare.loss(batch)[1]
+    assert "context" not in world_model_loss(bare, batch).parts
 
 
 def test_the_context_is_learnt_only_where_it_was_hidden_and_is_labelled(replay):
     rng = np.random.default_rng(0)
     told = built(replay, dataclasses.replace(TINY, context_dropout=0.0)).train()
-    assert told.loss(replay.sample(8, 10, rng))[1]["context"].item() == 0
+    assert world_model_loss(told, replay.sample(8, 10, rng)).parts["context"].item() == 0
     hidden = built(replay, dataclasses.replace(TINY, context_dropout=1.0)).train()
-    assert hidden.loss(replay.whole([0, 1], 10))[1]["context"].item() != 0
-    assert hidden.loss(replay.whole([4, 5], 10))[1]["context"].item() == 0
+    assert world_model_loss(hidden, replay.whole([0, 1], 10)).parts["context"].item() != 0
+    assert world_model_loss(hidden, replay.whole([4, 5], 10)).parts["context"].item() == 0
 
 
 @pytest.mark.parametrize("config", [TINY, WITHOUT_CARRY])
@@ -183,11 +184,11 @@ def test_the_vector_loss_is_the_weighted_gaussian_one(replay, config):
     inputs = model.inputs(batch, torch.zeros_like(batch.labelled))
     beliefs, _, before = model.filter(batch.vector, None, inputs, batch.is_first)
     target = model.scale(batch.vector)
-    mean, log_std = model._expected(beliefs.latent, before, inputs)
+    mean, log_std = model.expected(beliefs.latent, before, inputs)
     unit = model.step_std if config.carry else torch.ones(2)
     nll = -Normal(mean / unit, log_std.exp()).log_prob(target / unit) - 0.5 * math.log(2 * math.pi)
     expected = (nll * log_std.exp()).sum(-1)
-    assert torch.allclose(model._vector_loss(mean, log_std, target), expected, rtol=1e-3, atol=1e-4)
+    assert torch.allclose(vector_loss(model, mean, log_std, target), expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("config", [TINY, WITHOUT_CARRY])
@@ -200,7 +201,7 @@ def test_no_channel_claims_less_noise_than_the_floor(replay, config):
                 head.out.bias.fill_(-50.0)
     inputs = model.inputs(batch, torch.zeros_like(batch.labelled))
     beliefs, _, before = model.filter(batch.vector, None, inputs, batch.is_first)
-    _, log_std = model._expected(beliefs.latent, before, inputs)
+    _, log_std = model.expected(beliefs.latent, before, inputs)
     assert log_std.exp().min().item() == pytest.approx(config.noise_floor, rel=1e-5)
     assert log_std.exp().max().item() == pytest.approx(config.noise_floor, rel=1e-5)
 
@@ -227,10 +228,10 @@ def test_where_no_physics_is_told_the_transition_is_silent(replay):
     for hidden in (False, True):
         inputs = model.inputs(batch, torch.full_like(batch.labelled, hidden))
         beliefs, _, before = model.filter(batch.vector, None, inputs, batch.is_first)
-        moved = model._expected(beliefs.latent, before, inputs)[0] - before
+        moved = model.expected(beliefs.latent, before, inputs)[0] - before
         assert bool(moved.abs().max() < 1e-6) == hidden
     bare = WorldModel(TINY, Spaces(2, 1), ContextSpec((), (), ()))
-    assert torch.equal(bare._is_told(torch.zeros(3, 1)), torch.ones(3, 1))
+    assert torch.equal(bare.is_told(torch.zeros(3, 1)), torch.ones(3, 1))
 
 
 def test_training_shows_the_way_back_from_a_wrong_observation(replay):
@@ -243,17 +244,17 @@ def test_training_shows_the_way_back_from_a_wrong_observation(replay):
     pairs.vector[:, 1] = pairs.vector[:, 0]  # nothing moves: all that is left is to undo the disturbance
     quiet = dataclasses.replace(TINY, carry_noise=0.0)
     model.config = quiet
-    still = model.transition_loss(pairs)
+    still = transition_loss(model, pairs)
     model.config = dataclasses.replace(TINY, carry_noise=1.0)
-    assert model.transition_loss(pairs) > still
+    assert transition_loss(model, pairs) > still
 
 
 def test_what_a_carried_observation_begins_with_is_not_learnt(replay):
     """Nothing came before the first row, so there is no change to predict: its error does not count."""
     batch = replay.whole([0, 1], 2)
     batch.is_first[:] = True
-    assert built(replay).train().loss(batch)[1]["vector"].item() == 0
-    assert built(replay, WITHOUT_CARRY).train().loss(batch)[1]["vector"].item() != 0
+    assert world_model_loss(built(replay).train(), batch).parts["vector"].item() == 0
+    assert world_model_loss(built(replay, WITHOUT_CARRY).train(), batch).parts["vector"].item() != 0
 
 
 def test_the_stated_noise_follows_the_noise_there_is(tmp_path):
@@ -273,12 +274,15 @@ def test_the_stated_noise_follows_the_noise_there_is(tmp_path):
     model.set_statistics(replay.statistics())
     step = SafeStep(LaProp(model.parameters(), 3e-3, warmup=20))
     for _ in range(300):
-        assert step(model.loss(replay.sample(16, 16, rng))[0] + model.transition_loss(replay.sample(256, 2, rng)))
+        assert step(
+            world_model_loss(model, replay.sample(16, 16, rng)).total
+            + transition_loss(model, replay.sample(256, 2, rng))
+        )
     batch = replay.whole(range(30), 21)
     inputs = model.inputs(batch, torch.zeros_like(batch.labelled))
     with torch.no_grad():
         beliefs, _, before = model.filter(batch.vector, None, inputs, batch.is_first)
-        mean, log_std = model._expected(beliefs.latent, before, inputs)
+        mean, log_std = model.expected(beliefs.latent, before, inputs)
     error = ((model.scale(batch.vector) - mean) / model.step_std)[:, 1:]
     stated, loud = log_std.exp()[:, 1:], batch.action[:, 1:, 0] > 0
     claims = [stated[which].mean().item() for which in (loud, ~loud)]
@@ -302,7 +306,7 @@ def test_what_an_observation_pays_by_itself_is_learnt_from_rows_alone(tmp_path):
     model.set_statistics(replay.statistics())
     step = SafeStep(LaProp(model.transition.parameters(), 3e-3, warmup=20))
     for _ in range(600):
-        assert step(model.transition_loss(replay.sample(256, 2, rng)))
+        assert step(transition_loss(model, replay.sample(256, 2, rng)))
     belief = model.initial(4)._replace(vector=model.scale(torch.tensor([[0.2, 0], [0, -0.2], [0.45, 0], [0.35, 0.3]])))
     assert model.predict_reward(belief).tolist() == pytest.approx([1, 1, 0, 0], abs=0.15)
 
@@ -311,7 +315,7 @@ def test_what_an_observation_pays_by_itself_is_learnt_from_rows_alone(tmp_path):
 def test_evaluating_a_loss_changes_nothing_in_the_model(replay, config):
     model = built(replay, config)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    model.loss(replay.whole([0, 1], 10))
+    world_model_loss(model, replay.whole([0, 1], 10))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
@@ -321,7 +325,7 @@ def test_a_batch_that_is_not_finite_leaves_no_trace(replay):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     batch = replay.whole([0, 1], 10)
     batch.vector[0, 4, 1] = float("nan")
-    loss, _ = model.loss(batch)
+    loss = world_model_loss(model, batch).total
     assert not step(loss)
     changed = [name for name, value in model.state_dict().items() if not torch.isfinite(value).all()]
     assert not changed
@@ -337,7 +341,7 @@ def test_images_train_a_step_and_decode_to_pictures(tmp_path):
     step = SafeStep(LaProp(model.parameters(), 3e-3, warmup=1))
     losses = []
     for _ in range(25):
-        loss, parts = model.loss(batch)
+        loss, parts, _ = world_model_loss(model, batch)
         assert step(loss)
         losses.append(parts["image"].item())
     assert losses[-1] < 0.7 * losses[0]

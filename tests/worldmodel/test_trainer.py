@@ -8,6 +8,7 @@ import torch
 from toy_logs import named_after_origin, slide, sliding_mass, write_log
 
 from configs import UserError, from_dict, packaged
+from worldmodel import trainer as trainer_module
 from worldmodel.evaluation import open_loop
 from worldmodel.model import ModelConfig
 from worldmodel.replay import Replay
@@ -172,18 +173,18 @@ def test_logs_that_grew_go_on_with_the_scale_the_network_knows(logs, tmp_path):
 # -- trouble ---------------------------------------------------------------------------------------------------------
 
 
-def poison(trainer: Trainer, monkeypatch, from_step: int, to_step: int, which: str = "loss") -> None:
-    honest = getattr(trainer.model, which)
+def poison(instance: Trainer, monkeypatch, from_step: int, to_step: int, which: str = "world_model_loss") -> None:
+    honest = getattr(trainer_module, which)
 
-    def loss(batch):
-        found = honest(batch)
-        factor = float("nan") if from_step <= trainer.steps < to_step else 1.0
-        return (found[0] * factor, found[1]) if which == "loss" else found * factor
+    def loss(model, batch):
+        found = honest(model, batch)
+        factor = float("nan") if from_step <= instance.steps < to_step else 1.0
+        return found._replace(total=found.total * factor) if which == "world_model_loss" else found * factor
 
-    monkeypatch.setattr(trainer.model, which, loss)
+    monkeypatch.setattr(trainer_module, which, loss)
 
 
-LOSSES = pytest.mark.parametrize("which", ["loss", "transition_loss"])
+LOSSES = pytest.mark.parametrize("which", ["world_model_loss", "transition_loss"])
 
 
 @LOSSES

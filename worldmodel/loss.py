@@ -1,0 +1,82 @@
+"""What trains a world model: functions from a model and a batch to losses. Shapes as in `worldmodel.model`."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from worldmodel.distributions import bernoulli_loss, twohot_loss
+from worldmodel.model import Belief, WorldModel, disturbed
+from worldmodel.replay import Batch
+
+
+class Losses(NamedTuple):
+    total: Tensor  # ()
+    parts: dict[str, Tensor]  # without gradient
+    beliefs: Belief  # (B, T), with their gradients
+
+
+def vector_loss(model: WorldModel, mean: Tensor, log_std: Tensor, target: Tensor) -> Tensor:
+    """Gaussian log loss (...) of the scaled observation under the noise that the decoder itself states.
+
+    A box slides by a smooth law and is struck in jumps: with one noise for both, the jumps would drown the law.
+    Each term is weighted by its standard deviation, without which what is hard at first is never learnt: Seitzer et
+    al., "On the Pitfalls of Heteroscedastic Uncertainty Estimation" (2022), beta = 0.5.
+    """
+    error = (target - mean) / (model.step_std if model.carried else 1.0)
+    nll = 0.5 * (error * torch.exp(-log_std)) ** 2 + log_std
+    return (nll * torch.exp(log_std.detach())).sum(-1)
+
+
+def transition_loss(model: WorldModel, batch: Batch) -> Tensor:
+    """The transition's loss (scalar) on pairs of rows, a batch (B, 2); all are told what physics the log knows.
+
+    Rewards are learnt here as well, from rows of all over the logs: where a goal begins to pay is learnt from the
+    few that stopped just beside it.
+    """
+    if model.transition is None:
+        raise ValueError("this world model carries no observation, so it has no transition to train")
+    inputs = model.inputs(batch, torch.zeros_like(batch.labelled))[:, 1]
+    before, target = model.scale(batch.vector).unbind(1)
+    before = disturbed(before, model.step_std, model.config.carry_noise)
+    change, log_std = model.transition(before, inputs)
+    loss = vector_loss(model, before + model.step_std * change, model.floored(log_std), target)
+    counted = (~batch.is_first[:, 1]) * model.is_told(inputs).squeeze(-1)
+    paid = twohot_loss(model.transition.reward(target), batch.reward[:, 1], model.bins) * ~batch.is_first[:, 1]
+    return (loss * counted).mean() + paid.mean()
+
+
+def world_model_loss(model: WorldModel, batch: Batch) -> Losses:
+    size, length = batch.is_first.shape
+    device = batch.vector.device
+    hidden = (torch.rand(size, 1, device=device) < model.config.context_dropout).expand(size, length)
+    inputs = model.inputs(batch, hidden)
+    beliefs, posterior, before = model.filter(batch.vector, batch.image, inputs, batch.is_first, disturb=True)
+    target = model.scale(batch.vector)
+    alive = (~batch.is_terminal).float()
+    # A carried observation leaves nothing to predict where nothing came before.
+    counted = (~batch.is_first).float() if model.carried else torch.ones(size, length, device=device)
+    dynamics, representation = model.rssm.kl(posterior, beliefs.deter)
+    feat = beliefs.feat()
+    vector = vector_loss(model, *model.expected(beliefs.latent, before, inputs), target) * counted
+    reward = twohot_loss(model.reward_logits(beliefs, dreaming=False), batch.reward, model.bins)
+    continuation = bernoulli_loss(model.continuation(feat).squeeze(-1), alive)
+    parts = {
+        "vector": model.config.vector_scale * vector.mean(),
+        "dynamics": dynamics.mean(),
+        "representation": representation.mean(),
+        "reward": reward.mean(),
+        "continuation": continuation.mean(),
+    }
+    if batch.image is not None:
+        error = (model.decode_image(beliefs) - batch.image.float() / 255) ** 2
+        parts["image"] = error.sum((-3, -2, -1)).mean()
+    if model.context_head is not None:
+        # Only where the model was not told: elsewhere the head would learn to copy.
+        mean, std = model.estimate_context(beliefs)
+        told = batch.known * (hidden & batch.labelled).unsqueeze(-1)
+        nll = 0.5 * ((mean - batch.context) / std) ** 2 + torch.log(std)
+        parts["context"] = (nll * told).sum(-1).mean()
+    scales = {"representation": model.config.representation_scale}
+    total = torch.stack([scales.get(name, 1.0) * part for name, part in parts.items()]).sum()
+    return Losses(total, {name: part.detach() for name, part in parts.items()}, beliefs)
