@@ -55,11 +55,12 @@ def twohot_bins(device: torch.device | str = "cpu") -> Tensor:
 
 
 def twohot_mean(logits: Tensor, bins: Tensor) -> Tensor:
-    """Expected value (...) of a two-hot head's logits (..., 255).
+    """Expected value (...) of a two-hot head's logits (..., 255)."""
+    return expected_bin(torch.softmax(logits, -1), bins)
 
-    Summed from the middle outwards in pairs, so that equal and opposite tails of size 5e8 cancel exactly.
-    """
-    probs = torch.softmax(logits, -1)
+
+def expected_bin(probs: Tensor, bins: Tensor) -> Tensor:
+    """Summed from the middle outwards in pairs, so that equal and opposite tails of size 5e8 cancel exactly."""
     half = BINS // 2
     left = probs[..., :half] * bins[:half]
     right = probs[..., half + 1 :] * bins[half + 1 :]
@@ -68,12 +69,16 @@ def twohot_mean(logits: Tensor, bins: Tensor) -> Tensor:
 
 def twohot_loss(logits: Tensor, target: Tensor, bins: Tensor) -> Tensor:
     """Cross-entropy (...) of logits (..., 255) with the two bins around `target` (...), without building one-hots."""
+    return twohot_cross_entropy(torch.log_softmax(logits, -1), target, bins)
+
+
+def twohot_cross_entropy(log_probs: Tensor, target: Tensor, bins: Tensor) -> Tensor:
+    """As `twohot_loss`, from log probabilities (..., 255), which several targets may share."""
     target = target.detach()
     above = torch.searchsorted(bins, target.contiguous(), right=True).clamp(1, BINS - 1)
     below = above - 1
     low, high = bins[below], bins[above]
     weight = ((target - low) / (high - low)).clamp(0, 1)
-    log_probs = torch.log_softmax(logits, -1)
     at = torch.gather(log_probs, -1, torch.stack([below, above], -1))
     return -((1 - weight) * at[..., 0] + weight * at[..., 1])
 
@@ -117,6 +122,25 @@ class ActionMixture:
         """
         per_component = (0.5 * math.log(2 * math.pi * math.e) + torch.log(self.std)).sum(-1)
         return (torch.exp(self.log_weight) * per_component).sum(-1)
+
+
+class BoundedNormal:
+    """DreamerV3's distribution over an action vector in [-1, 1]^A, from raw numbers (..., 2A)."""
+
+    def __init__(self, raw: Tensor, min_std: float = 0.1, max_std: float = 1.0) -> None:
+        mean, spread = raw.chunk(2, -1)
+        self.mean = torch.tanh(mean)
+        self.std = (max_std - min_std) * torch.sigmoid(spread + 2) + min_std
+
+    def sample(self) -> Tensor:
+        return self.mean + self.std * torch.randn_like(self.mean)
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        z = (action - self.mean) / self.std
+        return (-0.5 * (z * z + math.log(2 * math.pi)) - torch.log(self.std)).sum(-1)
+
+    def entropy(self) -> Tensor:
+        return (0.5 * math.log(2 * math.pi * math.e) + torch.log(self.std)).sum(-1)
 
 
 def bernoulli_loss(logit: Tensor, target: Tensor) -> Tensor:

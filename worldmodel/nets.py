@@ -21,7 +21,13 @@ def truncated_normal_(weight: Tensor, fan_in: int, scale: float = 1.0) -> None:
         weight.mul_(scale)
 
 
-class Linear(nn.Linear):
+class Rounding:
+    """Its products' factors are rounded to `compute`; weights, inputs and outputs stay float32."""
+
+    compute = torch.float32
+
+
+class Linear(Rounding, nn.Linear):
     """A linear map with DreamerV3's initial weights; `outscale` 0 makes a head begin at zero."""
 
     def __init__(self, inputs: int, outputs: int, outscale: float = 1.0) -> None:
@@ -31,6 +37,19 @@ class Linear(nn.Linear):
     def reset_parameters(self) -> None:
         truncated_normal_(self.weight, self.in_features, self.outscale)
         nn.init.zeros_(self.bias)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.compute is input.dtype is torch.float32:
+            return super().forward(input)
+        return F.linear(*(x.to(self.compute) for x in (input, self.weight, self.bias))).float()
+
+
+def compute_in(dtype: torch.dtype, *modules: nn.Module) -> None:
+    """Round the factors of products in `modules` to `dtype`."""
+    for module in modules:
+        for part in module.modules():
+            if isinstance(part, Rounding):
+                part.compute = dtype
 
 
 RMS_EPS = 1e-4

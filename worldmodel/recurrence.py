@@ -81,9 +81,9 @@ class Cell:
         self.dtype, self.full = dtype, weights
         # A softmax over few last entries is slow: inside, classes come before categoricals.
         weights = weights._replace(
-            stoch=_classes_first(weights.stoch.mT, shape).mT,
-            out=_classes_first(weights.out, shape),
-            out_bias=_classes_first(weights.out_bias, shape),
+            stoch=classes_first(weights.stoch.mT, shape).mT,
+            out=classes_first(weights.out, shape),
+            out_bias=classes_first(weights.out_bias, shape),
         )
         self.low = low = Weights(*(weight.to(dtype).contiguous() for weight in weights))
         self.blocks, rows, self.d = weights.core.shape
@@ -151,7 +151,7 @@ class Cell:
         return of_before, norm, torch.mm(of_before.to(self.dtype), self.low.posterior).float()
 
 
-def _classes_first(weight: Tensor, shape: tuple[int, int]) -> Tensor:
+def classes_first(weight: Tensor, shape: tuple[int, int]) -> Tensor:
     """Rows (S * C, ...) as (C * S, ...)."""
     return weight.unflatten(0, shape).transpose(0, 1).flatten(0, 1)
 
@@ -194,14 +194,14 @@ class Unroll(torch.autograd.Function):
         deter, stoch, shape, dtype, *tensors = rest
         cell = Cell(Weights(*tensors), shape, dtype)
         categoricals, classes = shape
-        stoch = _classes_first(stoch.mT, shape).mT
+        stoch = classes_first(stoch.mT, shape).mT
         deters, stochs, plain, states, steps, posteriors = [], [], [], [], [], []
         for t in range(len(action_in)):
             before = deter * keep[t], stoch * keep[t]
             deter, saved = cell.step(*before, action_in[t])
             *posterior, logits = cell.posterior(deter, token_in[t])
             probs = torch.softmax(logits.view(-1, classes, categoricals), 1)
-            one_hot = draw(_mixed(probs))
+            one_hot = draw(mixed(probs))
             stoch = one_hot.flatten(1)
             for kept, value in zip(
                 (deters, stochs, plain, states, steps, posteriors),
@@ -211,7 +211,7 @@ class Unroll(torch.autograd.Function):
                 kept.append(value)
         probs = torch.stack(plain)
         ctx.cell, ctx.keep, ctx.states, ctx.steps, ctx.posteriors = cell, keep, states, steps, posteriors
-        outputs = torch.stack(deters), torch.stack(stochs).mT, torch.log(_mixed(probs)).mT
+        outputs = torch.stack(deters), torch.stack(stochs).mT, torch.log(mixed(probs)).mT
         ctx.save_for_backward(outputs[0], probs)
         return outputs
 
@@ -222,7 +222,7 @@ class Unroll(torch.autograd.Function):
         deter, plain = ctx.saved_tensors  # (T, B, D), (T, B, C, S)
         cell: Cell = ctx.cell
         # Straight through the sample, and of the log probabilities.
-        of_mixed = of_stoch.mT + of_log_prob.mT / _mixed(plain)
+        of_mixed = of_stoch.mT + of_log_prob.mT / mixed(plain)
         later_deter, later_stoch = torch.zeros_like(deter[0]), torch.zeros_like(plain[0])
         logits, befores, norms, steps = [], [], [], []
         for t in reversed(range(len(deter))):
@@ -244,14 +244,14 @@ class Unroll(torch.autograd.Function):
         classes, categoricals = plain.shape[2:]
         back = (classes, categoricals)  # to the layout that the weights have
         weights = weights._replace(
-            stoch=_classes_first(weights.stoch.mT, back).mT,
-            out=_classes_first(weights.out, back),
-            out_bias=_classes_first(weights.out_bias, back),
+            stoch=classes_first(weights.stoch.mT, back).mT,
+            out=classes_first(weights.out, back),
+            out_bias=classes_first(weights.out_bias, back),
         )
         return of_step.of_action, of_token, None, None, None, None, None, *weights
 
 
-def _mixed(probs: Tensor) -> Tensor:
+def mixed(probs: Tensor) -> Tensor:
     """(..., C, S) with 1% of a uniform."""
     return (1 - UNIMIX) * probs + UNIMIX / probs.shape[-2]
 

@@ -13,8 +13,10 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from worldmodel.distributions import categorical_kl, categorical_log_probs, mode_one_hot, sample_one_hot
-from worldmodel.nets import MLP, BlockLinear, Linear, NormedLinear, RMSNorm, truncated_normal_
-from worldmodel.recurrence import Unroll, Weights
+from worldmodel.nets import MLP, BlockLinear, Linear, NormedLinear, RMSNorm, Rounding, truncated_normal_
+from worldmodel.recurrence import Cell, Unroll, Weights, classes_first, draw, mixed, normed
+
+PRIOR_LAYERS = 2
 
 
 class State(NamedTuple):
@@ -45,19 +47,18 @@ class RSSMConfig:
     free_nats: float = 1.0
 
 
-class RSSM(nn.Module):
+class RSSM(Rounding, nn.Module):
     def __init__(self, config: RSSMConfig, tokens: int, actions: int) -> None:
         super().__init__()
         self.config = c = config
         self.flat = c.stoch * c.classes
-        self.compute = torch.float32  # of matrices in the recurrence
         self.in_deter = NormedLinear(c.deter, c.hidden)
         self.in_stoch = NormedLinear(self.flat, c.hidden)
         self.in_action = NormedLinear(actions, c.hidden)
         self.core = BlockLinear(c.deter + c.blocks * 3 * c.hidden, c.deter, c.blocks)
         self.core_norm = RMSNorm(c.deter)
         self.gates = BlockLinear(c.deter, 3 * c.deter, c.blocks)
-        self.prior = nn.Sequential(MLP(c.deter, c.hidden, 2), Linear(c.hidden, self.flat))
+        self.prior = nn.Sequential(MLP(c.deter, c.hidden, PRIOR_LAYERS), Linear(c.hidden, self.flat))
         # One linear map of deter and tokens together, kept as two so that the tokens' half leaves the time loop.
         self.posterior_deter = Linear(c.deter, c.hidden)
         self.posterior_tokens = nn.Linear(tokens, c.hidden, bias=False)
@@ -74,7 +75,7 @@ class RSSM(nn.Module):
         like = self.core.bias
         return State(like.new_zeros(batch, self.config.deter), like.new_zeros(batch, self.flat))
 
-    def _recurrent(self) -> Weights:
+    def recurrent(self) -> Weights:
         a, z, p, out = self.in_deter, self.in_stoch, self.posterior_deter, self.posterior_out
         return Weights(
             *(a.linear.weight, a.linear.bias, a.norm.scale),
@@ -126,7 +127,7 @@ class RSSM(nn.Module):
         action_in, token_in = self.in_action(action * keep), self.posterior_tokens(tokens)
         shape = (self.config.stoch, self.config.classes)
         by_time = (x.transpose(0, 1).contiguous() for x in (action_in, token_in, keep))
-        deter, stoch, log_probs = Unroll.apply(*by_time, *state, shape, self.compute, *self._recurrent())
+        deter, stoch, log_probs = Unroll.apply(*by_time, *state, shape, self.compute, *self.recurrent())
         return State(deter.transpose(0, 1), stoch.flatten(-2).transpose(0, 1)), log_probs.transpose(0, 1)
 
     def observe_step(self, state: State, token: Tensor, action: Tensor, is_first: Tensor | None = None) -> State:
@@ -145,6 +146,10 @@ class RSSM(nn.Module):
         stoch = sample_one_hot(log_prob) if sample else mode_one_hot(log_prob)
         return State(deter, rearrange(stoch, "b s c -> b (s c)"))
 
+    @torch.no_grad()
+    def prepared(self) -> "Prepared":
+        return Prepared(self)
+
     def imagine(self, state: State, action: Tensor, sample: bool = True) -> State:
         """Open loop: from states (B, ...) under actions (B, T, A) to states (B, T, ...)."""
         deters, stochs = [], []
@@ -160,3 +165,37 @@ class RSSM(nn.Module):
         dynamics = categorical_kl(posterior.detach(), prior).clamp(min=self.config.free_nats)
         representation = categorical_kl(posterior, prior.detach()).clamp(min=self.config.free_nats)
         return dynamics, representation
+
+
+class Prepared:
+    """Imagination without gradients, on weights that were cast and cut to shape once: for many steps of many rows.
+
+    States go in and come out as elsewhere; in between, `stoch` is kept with the classes first.
+    """
+
+    def __init__(self, rssm: RSSM) -> None:
+        self.rssm, c = rssm, rssm.config
+        self.shape, self.turned = (c.stoch, c.classes), (c.classes, c.stoch)
+        self.cell = Cell(rssm.recurrent(), self.shape, rssm.compute)
+        weights = dict(rssm.prior.named_parameters())
+        low = {name: weight.to(rssm.compute) for name, weight in weights.items()}
+        self.layers = [
+            (low[f"0.{i}.linear.weight"], low[f"0.{i}.linear.bias"], weights[f"0.{i}.norm.scale"])
+            for i in range(PRIOR_LAYERS)
+        ]
+        self.out = [classes_first(low[f"1.{part}"], self.shape) for part in ("weight", "bias")]
+
+    def enter(self, state: State) -> State:
+        return State(state.deter, classes_first(state.stoch.mT, self.shape).mT)
+
+    def leave(self, stoch: Tensor) -> Tensor:
+        return classes_first(stoch.mT, self.turned).mT
+
+    def step(self, state: State, action: Tensor) -> State:
+        """One step, the latent drawn from the prior; `stoch` with the classes first on both sides."""
+        deter, _ = self.cell.step(state.deter, state.stoch, self.rssm.in_action(action))
+        x = deter
+        for weight, bias, scale in self.layers:
+            x = normed(self.cell.linear(x, weight, bias), scale)
+        logits = self.cell.linear(x, *self.out).view(-1, *self.turned)
+        return State(deter, draw(mixed(torch.softmax(logits, 1))).flatten(1))

@@ -1,0 +1,176 @@
+"""DreamerV3 as published: a world model, and the actor and critic on its features, learnt together from each batch.
+
+This is the agent that learns online, by acting; what learns overnight from logs alone is `dreaming.learning`. Source:
+Hafner et al. (2023) and `agent.py` of the official code. Shapes: B segments, T rows, N = B T dreams, H steps, F
+features.
+"""
+
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from configs import UserError
+from dreaming.actor_critic import ReturnScale, lambda_return
+from worldmodel.context import ContextSpec
+from worldmodel.distributions import (
+    BoundedNormal,
+    expected_bin,
+    twohot_bins,
+    twohot_cross_entropy,
+    twohot_mean,
+)
+from worldmodel.loss import world_model_loss
+from worldmodel.model import ModelConfig, Spaces, WorldModel
+from worldmodel.nets import Head, compute_in
+from worldmodel.optim import LaProp, SafeStep
+from worldmodel.replay import Batch
+from worldmodel.rssm import State
+
+
+@dataclass(frozen=True)
+class DreamerConfig:
+    """The official settings."""
+
+    model: ModelConfig = field(default_factory=lambda: ModelConfig(carry=False, vector_scale=1.0))
+    horizon: int = 15  # steps of a dream
+    discount: float = 1 - 1 / 333
+    lam: float = 0.95
+    entropy: float = 3e-4
+    replay_scale: float = 0.3  # weight of the critic's loss on logged rewards
+    lr: float = 4e-5
+    warmup: int = 1000
+    slow_rate: float = 0.02
+    compute: Literal["float32", "bfloat16"] = "float32"  # what factors of matrix products are rounded to
+
+
+class Dream(NamedTuple):
+    """N dreams of H steps, time first; the first features are the start's."""
+
+    feat: Tensor  # (H + 1, N, F) as heads multiply it
+    action: Tensor  # (H, N, A)
+
+
+class Dreamer(nn.Module):
+    def __init__(self, config: DreamerConfig, spaces: Spaces, seed: int = 0) -> None:
+        super().__init__()
+        if config.model.carry:
+            raise UserError("DreamerV3 as published carries no observation; give a model with carry=False")
+        torch.manual_seed(seed)
+        self.config = config
+        self.model = WorldModel(config.model, spaces, ContextSpec((), (), ()))
+        feat, units, layers = self.model.feat_size, config.model.units, config.model.layers
+        self.policy = Head(feat, units, layers, 2 * spaces.action, outscale=0.01)
+        self.critic = Head(feat, units, layers, 255, outscale=0.0)
+        self.slow_critic = deepcopy(self.critic).requires_grad_(False)
+        self.scale = ReturnScale()
+        self.bins: Tensor
+        self.register_buffer("bins", twohot_bins())
+        self.compute = getattr(torch, config.compute)
+        compute_in(self.compute, self)
+        self.optimizer = LaProp([p for p in self.parameters() if p.requires_grad], config.lr, config.warmup)
+        self.step = SafeStep(self.optimizer)
+
+    @torch.no_grad()
+    def imagine(self, start: State) -> Dream:
+        """Follow the policy for H steps from N states."""
+        prepared, steps, deter = self.model.rssm.prepared(), self.config.horizon, start.deter.shape[-1]
+        feat = start.deter.new_empty(steps + 1, len(start.deter), self.model.feat_size, dtype=self.compute)
+        state, actions = prepared.enter(start), []
+        for t in range(steps + 1):
+            feat[t, :, :deter] = state.deter
+            feat[t, :, deter:] = prepared.leave(state.stoch)
+            if t < steps:
+                actions.append(BoundedNormal(self.policy(feat[t])).sample())
+                state = prepared.step(state, actions[t].clamp(-1, 1))
+        return Dream(feat, torch.stack(actions))
+
+    @torch.no_grad()
+    def foresee(self, feat: Tensor) -> tuple[Tensor, Tensor]:
+        """Reward for arriving, and probability of going on from there, both (L, N), of features (L, N, F)."""
+        reward = twohot_mean(self.model.reward(feat), self.bins)
+        return reward, torch.sigmoid(self.model.continuation(feat).squeeze(-1))
+
+    def behaviour_loss(
+        self, dream: Dream, reward: Tensor, going_on: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+        """Actor's and critic's loss (scalars), the lambda-return of every start (N,), and what to watch.
+
+        Args:
+            reward: (H + 1, N) for arriving in each state; the start's is not looked at.
+            going_on: (H + 1, N) probability of not having terminated there, likewise.
+        """
+        c, feat = self.config, dream.feat
+        log_probs = torch.log_softmax(self.critic(feat), -1)
+        with torch.no_grad():
+            reward, going_on = reward.T, going_on.T
+            value = expected_bin(log_probs.exp(), self.bins).T
+            slow = twohot_mean(self.slow_critic(feat), self.bins)
+            returns = lambda_return(reward[:, 1:], going_on[:, 1:], value, c.discount, c.lam)
+            advantage = (returns - value[:, :-1]) / self.scale.update(returns)
+            ones = torch.ones_like(returns[:, :1])
+            weight = torch.cumprod(torch.cat([ones, c.discount * going_on[:, 1:-1]], 1), 1).T
+        choice = BoundedNormal(self.policy(feat[:-1]))
+        entropy = choice.entropy()
+        actor = -(weight * (choice.log_prob(dream.action) * advantage.T + c.entropy * entropy)).mean()
+        critic = (weight * self._fit(log_probs, returns.T, slow)).mean()
+        metrics = {
+            "return": returns.mean(),
+            "entropy": entropy.mean(),
+            "return_scale": self.scale.high - self.scale.low,
+        }
+        return actor, critic, returns[:, 0], metrics
+
+    def _fit(self, log_probs: Tensor, returns: Tensor, slow: Tensor) -> Tensor:
+        """Cross-entropy (L, ...) with returns (L, ...) and the slow critic, of log probabilities (L + 1, ..., 255)."""
+        after = torch.cat([returns, returns[-1:]])  # of the last, which has no return, nothing is learnt
+        return sum(twohot_cross_entropy(log_probs, target, self.bins)[:-1] for target in (after, slow))  # pyright: ignore[reportReturnType]
+
+    def replay_loss(self, feat: Tensor, batch: Batch, dreamt: Tensor) -> Tensor:
+        """The critic's loss (scalar) on logged rewards, beyond which stands the return dreamt from each row (B, T).
+
+        Through the features (B, T, F) it trains the world model as well.
+        """
+        c = self.config
+        log_probs = torch.log_softmax(self.critic(feat), -1).transpose(0, 1)
+        with torch.no_grad():
+            slow = twohot_mean(self.slow_critic(feat), self.bins).T
+            live = (~batch.is_terminal).float() * c.discount
+            # Where an episode ends, nothing that follows in the log belongs to it.
+            lam = (~batch.is_last).float() * c.lam
+            following, returns = dreamt[:, -1], []
+            for t in reversed(range(1, live.shape[1])):
+                following = batch.reward[:, t] + live[:, t] * torch.lerp(dreamt[:, t], following, lam[:, t])
+                returns.append(following)
+        fit = self._fit(log_probs, torch.stack(returns[::-1]), slow)
+        return ((~batch.is_last[:, :-1]).T * fit).mean()
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        model, metrics, beliefs = world_model_loss(self.model, batch)
+        feat = beliefs.feat()
+        start = State(*(x.detach().flatten(0, 1) for x in beliefs.latent))
+        dream = self.imagine(start)
+        actor, critic, returns, more = self.behaviour_loss(dream, *self.foresee(dream.feat))
+        replayed = self.replay_loss(feat, batch, returns.view(batch.reward.shape))
+        losses = {"actor": actor, "critic": critic, "replay": replayed}
+        total = model + actor + critic + self.config.replay_scale * replayed
+        return total, metrics | more | {name: loss.detach() for name, loss in losses.items()}
+
+    def update(self, batch: Batch) -> dict[str, float]:
+        """One whole training step."""
+        loss, metrics = self.loss(batch)
+        metrics["loss"] = loss.detach()
+        self.step(loss)
+        with torch.no_grad():
+            pairs = zip(self.slow_critic.parameters(), self.critic.parameters(), strict=True)
+            for slow, fast in pairs:
+                slow.lerp_(fast, self.config.slow_rate)
+        return {name: float(value.detach()) for name, value in metrics.items()}
+
+    @torch.no_grad()
+    def act(self, state: State, vector: Tensor, action: Tensor, is_first: Tensor) -> tuple[State, Tensor]:
+        """One step on N machines: observations (N, D) and the commands before (N, A) to beliefs and commands (N, A)."""
+        state = self.model.rssm.observe_step(state, self.model.encode(vector), action, is_first)
+        return state, BoundedNormal(self.policy(state.feat())).sample().clamp(-1, 1)
