@@ -13,11 +13,26 @@ from tensordict.nn import TensorDictSequential as Sequential
 from torch import Tensor, nn
 from torchrl.data import Bounded, Composite, Unbounded
 from torchrl.envs.model_based import DreamerEnv
-from torchrl.modules import DreamerV3MLP, RSSMPosteriorV3, RSSMPriorV3, RSSMRolloutV3, RSSMStateEstimatorV3
-from torchrl.modules import SymExpTwoHot, WorldModelWrapper
+from torchrl.modules import (
+    DreamerV3MLP,
+    RSSMPosteriorV3,
+    RSSMPriorV3,
+    RSSMRolloutV3,
+    RSSMStateEstimatorV3,
+    SymExpTwoHot,
+    WorldModelWrapper,
+)
 from torchrl.modules.distributions import IndependentNormal
-from torchrl.objectives import DreamerV3ActorLoss, DreamerV3Loss, DreamerV3ModelLoss, DreamerV3ValueLoss, SoftUpdate
-from torchrl.objectives import ValueEstimators, symexp, symlog
+from torchrl.objectives import (
+    DreamerV3ActorLoss,
+    DreamerV3Loss,
+    DreamerV3ModelLoss,
+    DreamerV3ValueLoss,
+    SoftUpdate,
+    ValueEstimators,
+    symexp,
+    symlog,
+)
 from torchrl.trainers.algorithms import DreamerV3OptimizationStepper, DreamerV3Optimizer
 
 LATENT, NEXT_LATENT = ["belief", "state"], [("next", "belief"), ("next", "state")]
