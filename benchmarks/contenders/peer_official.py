@@ -26,7 +26,7 @@ PARTS = {"world model": ("enc/", "dyn/", "dec/", "rew/", "con/"), "actor": ("pol
 
 def make_agent(size: str) -> official.Agent:
     """The agent without what it trains in; as in tests/reference/record.py."""
-    settings = ruamel.yaml.YAML(typ="safe").load((Path(official.__file__).parent / "configs.yaml").read_text())
+    settings = ruamel.yaml.YAML(typ="safe").load((Path(str(official.__file__)).parent / "configs.yaml").read_text())
     # Without warm-up, which keeps the first step from moving anything; segments begin afresh, as everywhere here.
     config = elements.Config(settings["defaults"]).update(settings[f"size{size}"]).update({"agent.opt.warmup": 0})
     observations = {

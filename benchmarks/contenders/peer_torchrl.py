@@ -157,7 +157,7 @@ class TorchRL:
 
     def world_model(self) -> float:
         losses, after = self.model_loss(self.batch)
-        loss = sum(losses.values()).sum()
+        loss = torch.cat(list(losses.values())).sum()
         loss.backward()
         self.optimizer.zero_grad(set_to_none=True)
         self.starts = {name: after["next", name].detach().flatten(0, 1) for name in ("state", "belief")}

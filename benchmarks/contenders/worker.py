@@ -116,4 +116,4 @@ class Worker:
             return json.loads(line)
         status = self.process.wait()
         said = [text for text in self.log.read_text().splitlines() if text.strip()]
-        raise AbsentError(said[-1] if said else f"ended with {status}")
+        raise AbsentError(f"{said[-1] if said else status} ({self.log})")
