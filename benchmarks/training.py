@@ -30,8 +30,11 @@ class Training:
     """Time and memory of training, ours and the peers in turn."""
 
     sizes: str = "1m,12m"
-    contenders: str = "ours,official,sheeprl,sheeprl-bf16,torchrl"
-    """Also to be had: ours-bf16, official-bf16, sheeprl-mixed, sheeprl-blocks, torchrl-blocks."""
+    contenders: str = "ours,official,sheeprl,sheeprl-mixed,sheeprl-bf16,torchrl"
+    """`mixed` has weights in float32, `bf16` in bfloat16; `blocks` has an allocator that keeps large blocks.
+
+    Also to be had: ours-bf16, official-bf16, sheeprl-blocks, torchrl-blocks.
+    """
     threads: int = 1
     """With one, CPU seconds are printed, as waiting for a busy machine is not work; with more, seconds that pass."""
     rounds: int = 7

@@ -21,7 +21,7 @@ import ruamel.yaml
 from protocol import ACTION, BATCH, HORIZON, LENGTH, OBSERVATION, serve
 
 FLAGS = ("is_first", "is_last", "is_terminal")
-PARTS = {"world model": ("enc/", "dyn/", "dec/", "rew/", "con/"), "actor": ("pol/",), "critic": ("val/",)}
+PARTS = ("enc", "dyn", "dec", "rew", "con", "pol", "val")
 
 
 def make_agent(size: str) -> official.Agent:
@@ -118,7 +118,7 @@ class Official:
         return float(np.asarray(action["action"]).mean())
 
     def weights(self) -> dict[str, tuple[int, float]]:
-        found = {part: [x for name, x in self.state.items() if name.startswith(names)] for part, names in PARTS.items()}
+        found = {part: [x for name, x in self.state.items() if name.startswith(f"{part}/")] for part in PARTS}
         return {
             part: (sum(x.size for x in arrays), sum(float(np.asarray(x, np.float64).sum()) for x in arrays))
             for part, arrays in found.items()

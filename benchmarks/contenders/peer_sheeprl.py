@@ -97,7 +97,7 @@ class SheepRL:
         return float(self.player.get_actions({"state": self.batch["state"][:1, :1]})[0].mean())
 
     def weights(self) -> dict[str, tuple[int, float]]:
-        parts = {"world model": self.model, "actor": self.actor, "critic": self.critic}
+        parts = dict(self.model.named_children()) | {"actor": self.actor, "critic": self.critic}
         return {
             name: (
                 sum(p.numel() for p in part.parameters()),

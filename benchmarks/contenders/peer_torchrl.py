@@ -1,155 +1,140 @@
-"""TorchRL's DreamerV3: its modules, wired as `DreamerV3Loss` expects them, and its own optimiser and stepper."""
+"""TorchRL's DreamerV3: its modules, wired as its `DreamerV3Loss` expects them, and its own optimiser and stepper."""
 # pyright: reportMissingImports=false
 # TorchRL lives in an environment of its own
 
 import argparse
 
 import torch
-from protocol import ACTION, BATCH, HORIZON, LENGTH, OBSERVATION, SIZES, serve
+from protocol import ACTION, BATCH, HORIZON, LENGTH, OBSERVATION, SIZES, Size, serve
 from tensordict import TensorDict
 from tensordict.nn import InteractionType, ProbabilisticTensorDictModule, ProbabilisticTensorDictSequential
 from tensordict.nn import TensorDictModule as Module
 from tensordict.nn import TensorDictSequential as Sequential
 from torch import Tensor, nn
+from torchrl import modules, objectives
 from torchrl.data import Bounded, Composite, Unbounded
 from torchrl.envs.model_based import DreamerEnv
-from torchrl.modules import (
-    DreamerV3MLP,
-    RSSMPosteriorV3,
-    RSSMPriorV3,
-    RSSMRolloutV3,
-    RSSMStateEstimatorV3,
-    SymExpTwoHot,
-    WorldModelWrapper,
-)
+from torchrl.modules import DreamerV3MLP
 from torchrl.modules.distributions import IndependentNormal
-from torchrl.objectives import (
-    DreamerV3ActorLoss,
-    DreamerV3Loss,
-    DreamerV3ModelLoss,
-    DreamerV3ValueLoss,
-    SoftUpdate,
-    ValueEstimators,
-    symexp,
-    symlog,
-)
+from torchrl.objectives import symexp, symlog
 from torchrl.trainers.algorithms import DreamerV3OptimizationStepper, DreamerV3Optimizer
 
 LATENT, NEXT_LATENT = ["belief", "state"], [("next", "belief"), ("next", "state")]
+DYNAMICS = ["state", "belief", "action"]
 
 
-class Policy(nn.Module):
-    """Bounded normal: mean through tanh, spread in [0.1, 1]; TorchRL's actors have other shapes."""
+class Networks(nn.Module):
+    """Everything with weights, by DreamerV3's sizes."""
 
-    def __init__(self, feat: int, units: int) -> None:
+    def __init__(self, size: Size) -> None:
         super().__init__()
-        self.net = DreamerV3MLP(feat, 2 * ACTION, depth=3, num_cells=units, outscale=0.01)
+        self.flat, self.deter, cells = size.stoch * size.classes, size.deter, {"num_cells": size.units}
+        feat = size.deter + self.flat
+        shared = {"hidden_dim": size.hidden, "rnn_hidden_dim": size.deter, "unimix": 0.01}
+        shared |= {"num_categoricals": size.stoch, "num_classes": size.classes}
+        recurrence = {"recurrent_model": "block_gru", "num_blocks": size.blocks}
+        self.prior = modules.RSSMPriorV3(action_shape=(ACTION,), action_dim=ACTION, **recurrence, **shared)
+        self.posterior = modules.RSSMPosteriorV3(obs_embed_dim=size.units, use_rms_norm=True, **shared)
+        self.encoder = DreamerV3MLP(OBSERVATION, None, depth=3, **cells)
+        self.decoder = DreamerV3MLP(feat, OBSERVATION, depth=3, **cells)
+        self.reward = DreamerV3MLP(feat, 255, depth=1, outscale=0.0, **cells)
+        self.continuation = DreamerV3MLP(feat, 1, depth=1, **cells)
+        self.actor = DreamerV3MLP(feat, 2 * ACTION, depth=3, outscale=0.01, **cells)
+        self.critic = DreamerV3MLP(feat, 255, depth=3, outscale=0.0, **cells)
+        self.bins = modules.SymExpTwoHot(255)
 
-    def forward(self, belief: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        mean, spread = self.net(belief, state).chunk(2, -1)
-        return torch.tanh(mean), 0.1 + 0.9 * torch.sigmoid(spread + 2)
+
+def bounded(raw: Tensor) -> tuple[Tensor, Tensor]:
+    """DreamerV3's bounded normal: mean through tanh, spread in [0.1, 1]."""
+    mean, spread = raw.chunk(2, -1)
+    return torch.tanh(mean), 0.1 + 0.9 * torch.sigmoid(spread + 2)
+
+
+def encoder(nets: Networks, observation: str | tuple, token: str | tuple) -> Sequential:
+    return Sequential(Module(symlog, [observation], ["symlog"]), Module(nets.encoder, ["symlog"], [token]))
+
+
+def world_model(nets: Networks) -> Sequential:
+    prior_out = [("next", "prior_logits"), ("next", "state"), ("next", "belief")]
+    posterior_in = [("next", "belief"), ("next", "encoded_latents")]
+    return Sequential(
+        encoder(nets, ("next", "observation"), ("next", "encoded_latents")),
+        modules.RSSMRolloutV3(
+            Module(nets.prior, DYNAMICS, prior_out),
+            Module(nets.posterior, posterior_in, [("next", "posterior_logits"), ("next", "state")]),
+        ),
+        Module(nets.decoder, NEXT_LATENT, ["decoded"]),
+        Module(symexp, ["decoded"], [("next", "reco_pixels")]),
+        Module(nets.reward, NEXT_LATENT, [("next", "reward_logits")]),
+        Module(nets.bins, [("next", "reward_logits")], [("next", "reward")]),
+        Module(nets.continuation, NEXT_LATENT, [("next", "continue_pred")]),
+    )
+
+
+def dream_environment(nets: Networks) -> DreamerEnv:
+    transition = Module(nets.prior, DYNAMICS, ["_", "state", "belief"])
+    reward = Sequential(Module(nets.reward, LATENT, ["logits"]), Module(nets.bins, ["logits"], ["reward"]))
+    shapes = {"prior_shape": (nets.flat,), "belief_shape": (nets.deter,)}
+    dream = DreamerEnv(modules.WorldModelWrapper(transition, reward), **shapes)
+    dream.observation_spec = Composite(state=Unbounded(nets.flat), belief=Unbounded(nets.deter))
+    dream.state_spec = dream.observation_spec.clone()
+    dream.action_spec, dream.reward_spec = Bounded(-1, 1, (ACTION,)), Unbounded((1,))
+    return dream
+
+
+def actor(nets: Networks) -> ProbabilisticTensorDictSequential:
+    drawn = {"distribution_class": IndependentNormal, "default_interaction_type": InteractionType.RANDOM}
+    draw = ProbabilisticTensorDictModule(["loc", "scale"], ["action"], return_log_prob=True, **drawn)
+    choice = Module(nets.actor, LATENT, ["raw"]), Module(bounded, ["raw"], ["loc", "scale"])
+    return ProbabilisticTensorDictSequential(*choice, draw)
+
+
+def whole_loss(nets: Networks) -> objectives.DreamerV3Loss:
+    """World model, actor, critic on dreams and on the replay, with the official weights."""
+    scales = {"lambda_continue": 1.0, "kl_mode": "separate", "unimix": 0.01, "continue_target_scale": 1 - 1 / 333}
+    model = objectives.DreamerV3ModelLoss(world_model(nets), detach_output=False, **scales)
+    model.set_keys(pixels="observation")
+    logits = ["state_value_logits"]
+    value = Sequential(Module(nets.critic, LATENT, logits), Module(nets.bins, logits, ["state_value"]))
+    logit, alive = ["continue_logit"], ["continuation"]
+    going_on = Sequential(Module(nets.continuation, LATENT, logit), Module(nn.Sigmoid(), logit, alive))
+    behaviour = {"continuation_model": going_on, "imagination_horizon": HORIZON, "use_reinforce": True}
+    policy = objectives.DreamerV3ActorLoss(actor(nets), value, dream_environment(nets), **behaviour)
+    policy.make_value_estimator(objectives.ValueEstimators.TDLambda, gamma=1.0, lmbda=0.95)
+    slow = {"actor_loss": policy, "slow_critic_regularization": 1.0}
+    critic = objectives.DreamerV3ValueLoss(value, value_loss="two_hot", **slow)
+    return objectives.DreamerV3Loss(model, policy, critic)
+
+
+def make_batch(nets: Networks) -> TensorDict:
+    shape = (BATCH, LENGTH)
+    no = torch.zeros(*shape, 1, dtype=torch.bool)
+    first = no.clone()
+    first[:, 0] = True
+    seen = {"observation": torch.randn(*shape, OBSERVATION), "reward": torch.randn(*shape, 1)}
+    latent = {"state": torch.zeros(*shape, nets.flat), "belief": torch.zeros(*shape, nets.deter)}
+    action = torch.rand(*shape, ACTION) * 2 - 1
+    after = seen | {"done": no, "terminated": no.clone()}
+    return TensorDict({**latent, "action": action, "is_init": first, "next": after}, shape)
 
 
 class TorchRL:
     def __init__(self, options: argparse.Namespace) -> None:
         torch.set_num_threads(options.threads)
         torch.manual_seed(0)
-        size = SIZES[options.size]
-        flat, units = size.stoch * size.classes, size.units
-        feat = size.deter + flat
-        shared = {"hidden_dim": size.hidden, "rnn_hidden_dim": size.deter, "unimix": 0.01}
-        shared |= {"num_categoricals": size.stoch, "num_classes": size.classes}
-        self.prior = RSSMPriorV3(
-            action_shape=(ACTION,), action_dim=ACTION, recurrent_model="block_gru", num_blocks=size.blocks, **shared
-        )
-        self.posterior = RSSMPosteriorV3(obs_embed_dim=units, use_rms_norm=True, **shared)
-        self.encoder = DreamerV3MLP(OBSERVATION, None, depth=3, num_cells=units)
-        decoder = DreamerV3MLP(feat, OBSERVATION, depth=3, num_cells=units)
-        reward = DreamerV3MLP(feat, 255, depth=1, num_cells=units, outscale=0.0)
-        continuation = DreamerV3MLP(feat, 1, depth=1, num_cells=units)
-        critic = DreamerV3MLP(feat, 255, depth=3, num_cells=units, outscale=0.0)
-        self.policy_net = Policy(feat, units)
-        self.parts = {
-            "world model": nn.ModuleList([self.encoder, self.prior, self.posterior, decoder, reward, continuation]),
-            "actor": self.policy_net,
-            "critic": critic,
-        }
-
-        bins = SymExpTwoHot(255)
-        prior_out = [("next", "prior_logits"), ("next", "state"), ("next", "belief")]
-        posterior_in = [("next", "belief"), ("next", "encoded_latents")]
-        model = Sequential(
-            Module(lambda x: self.encoder(symlog(x)), [("next", "observation")], [("next", "encoded_latents")]),
-            RSSMRolloutV3(
-                Module(self.prior, ["state", "belief", "action"], prior_out),
-                Module(self.posterior, posterior_in, [("next", "posterior_logits"), ("next", "state")]),
-            ),
-            Module(lambda *x: symexp(decoder(*x)), NEXT_LATENT, [("next", "reco_pixels")]),
-            Module(reward, NEXT_LATENT, [("next", "reward_logits")]),
-            Module(bins, [("next", "reward_logits")], [("next", "reward")]),
-            Module(continuation, NEXT_LATENT, [("next", "continue_pred")]),
-        )
-        dream = DreamerEnv(
-            WorldModelWrapper(
-                Module(self.prior, ["state", "belief", "action"], ["_", "state", "belief"]),
-                Sequential(Module(reward, LATENT, ["reward_logits"]), Module(bins, ["reward_logits"], ["reward"])),
-            ),
-            prior_shape=(flat,),
-            belief_shape=(size.deter,),
-        )
-        dream.observation_spec = Composite(state=Unbounded(flat), belief=Unbounded(size.deter))
-        dream.state_spec = dream.observation_spec.clone()
-        dream.action_spec, dream.reward_spec = Bounded(-1, 1, (ACTION,)), Unbounded((1,))
-        actor = ProbabilisticTensorDictSequential(
-            Module(self.policy_net, LATENT, ["loc", "scale"]),
-            ProbabilisticTensorDictModule(
-                ["loc", "scale"],
-                ["action"],
-                distribution_class=IndependentNormal,
-                default_interaction_type=InteractionType.RANDOM,
-                return_log_prob=True,
-            ),
-        )
-        value = Sequential(
-            Module(critic, LATENT, ["state_value_logits"]), Module(bins, ["state_value_logits"], ["state_value"])
-        )
-        alive = Module(lambda *x: torch.sigmoid(continuation(*x)), LATENT, ["continuation"])
-
-        scales = {"lambda_continue": 1.0, "kl_mode": "separate", "unimix": 0.01, "continue_target_scale": 1 - 1 / 333}
-        self.model_loss = DreamerV3ModelLoss(model, detach_output=False, **scales)
-        self.model_loss.set_keys(pixels="observation")
-        actor_loss = DreamerV3ActorLoss(
-            actor, value, dream, continuation_model=alive, imagination_horizon=HORIZON, use_reinforce=True
-        )
-        actor_loss.make_value_estimator(ValueEstimators.TDLambda, gamma=1.0, lmbda=0.95)
-        value_loss = DreamerV3ValueLoss(
-            value, value_loss="two_hot", actor_loss=actor_loss, slow_critic_regularization=1.0
-        )
-        loss = DreamerV3Loss(self.model_loss, actor_loss, value_loss)
-        trained = list({id(p): p for p in loss.parameters() if p.requires_grad}.values())
-        self.optimizer = DreamerV3Optimizer(trained, warmup_steps=0)  # with warm-up the first step moves nothing
-        self.stepper = DreamerV3OptimizationStepper(loss, self.optimizer, SoftUpdate(value_loss, tau=0.02))
-        self.player = Sequential(
-            Module(lambda x: self.encoder(symlog(x)), ["observation"], ["encoded_latents"]),
-            RSSMStateEstimatorV3(self.prior, self.posterior),
-            actor,
-        )
-
-        first = torch.zeros(BATCH, LENGTH, 1, dtype=torch.bool)
-        after = {
-            "observation": torch.randn(BATCH, LENGTH, OBSERVATION),
-            "reward": torch.randn(BATCH, LENGTH, 1),
-            "done": torch.zeros_like(first),
-            "terminated": torch.zeros_like(first),
-        }
-        first[:, 0] = True
-        zeros = {"state": torch.zeros(BATCH, LENGTH, flat), "belief": torch.zeros(BATCH, LENGTH, size.deter)}
-        action = torch.rand(BATCH, LENGTH, ACTION) * 2 - 1
-        self.batch = TensorDict({**zeros, "action": action, "is_init": first, "next": after}, [BATCH, LENGTH])
-        self.now = TensorDict({name: x[0, :1] for name, x in zeros.items()}, [1])
-        self.now["previous_action"], self.now["observation"] = action[0, :1], after["observation"][0, :1]
-        self.now["is_init"] = torch.zeros(1, 1, dtype=torch.bool)
-        self.starts = {name: x.flatten(0, 1) for name, x in zeros.items()}
+        self.nets = nets = Networks(SIZES[options.size])
+        loss = whole_loss(nets)
+        self.model_loss = loss.model_loss
+        self.optimizer = DreamerV3Optimizer(nets.parameters(), warmup_steps=0)  # else the first step moves nothing
+        slow_critic = objectives.SoftUpdate(loss.value_loss, tau=0.02)
+        self.stepper = DreamerV3OptimizationStepper(loss, self.optimizer, slow_critic)
+        estimator = modules.RSSMStateEstimatorV3(nets.prior, nets.posterior)
+        self.player = Sequential(encoder(nets, "observation", "encoded_latents"), estimator, actor(nets))
+        self.batch = make_batch(nets)
+        self.starts = self.batch.select("state", "belief").flatten()
+        row = self.batch[0, :1]
+        now = {"observation": row["next", "observation"], "previous_action": row["action"]}
+        self.now = row.select("state", "belief").update(now | {"is_init": torch.zeros(1, 1, dtype=torch.bool)})
 
     def step(self) -> float:
         losses = self.stepper.step(None, self.batch)
@@ -160,17 +145,17 @@ class TorchRL:
         loss = torch.cat(list(losses.values())).sum()
         loss.backward()
         self.optimizer.zero_grad(set_to_none=True)
-        self.starts = {name: after["next", name].detach().flatten(0, 1) for name in ("state", "belief")}
+        self.starts = after["next"].select("state", "belief").detach().flatten()
         return float(loss.detach())
 
     @torch.no_grad()
     def imagine(self) -> float:
-        """The modules themselves: its environment's rollout adds rewards and a tensordict a step."""
+        """The networks themselves: the rollout of its environment adds rewards, and a tensordict a step."""
         state, belief = self.starts["state"], self.starts["belief"]
         latents = [torch.cat([belief, state], -1)]
         for _ in range(HORIZON):
-            action = torch.normal(*self.policy_net(belief, state))
-            _, state, belief = self.prior(state, belief, action)
+            action = torch.normal(*bounded(self.nets.actor(belief, state)))
+            _, state, belief = self.nets.prior(state, belief, action)
             latents.append(torch.cat([belief, state], -1))
         return float(torch.stack(latents, 1).mean())
 
@@ -185,7 +170,8 @@ class TorchRL:
                 sum(p.numel() for p in part.parameters()),
                 sum(float(p.detach().double().sum()) for p in part.parameters()),
             )
-            for name, part in self.parts.items()
+            for name, part in self.nets.named_children()
+            if name != "bins"
         }
 
 

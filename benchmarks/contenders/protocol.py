@@ -52,7 +52,7 @@ class Contender(Protocol):
         ...
 
     def weights(self) -> dict[str, tuple[int, float]]:
-        """Number of trained parameters by part, and a sum over them that tells whether they moved."""
+        """Trained parameters by part (encoder, actor, ...): their number, and a sum that tells whether they moved."""
         ...
 
 
