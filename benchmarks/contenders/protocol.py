@@ -11,10 +11,12 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import NamedTuple, Protocol
 
 BATCH, LENGTH, HORIZON = 16, 64, 15  # segments, their steps, steps dreamt from each of their states
 OBSERVATION, ACTION = 28, 8
+PACKAGES = ("torch", "jax", "sheeprl", "torchrl")  # whose versions go into the report
 QUESTIONS = ("step", "world_model", "imagine", "policy")
 
 
@@ -80,7 +82,10 @@ def serve(build: Callable[[argparse.Namespace], Contender]) -> None:
     still = [part for part in before if before[part][1] == after[part][1]]
     if still:
         raise RuntimeError(f"a training step did not move: {', '.join(still)}")
-    answer(value=value, cpu_s=time.process_time(), parameters={part: count for part, (count, _) in after.items()})
+    cpu = time.process_time()
+    parameters = {part: count for part, (count, _) in after.items()}
+    versions = {name: version(name) for name in PACKAGES if name in sys.modules}
+    answer(value=value, cpu_s=cpu, parameters=parameters, versions=versions)
     for line in sys.stdin:
         question = line.strip()
         if question not in QUESTIONS:

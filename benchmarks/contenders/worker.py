@@ -103,6 +103,7 @@ class Worker:
         """Numbers alone; times are pairs: seconds that passed, CPU seconds."""
         peak = max(answer["peak_bytes"] for given in self.answers.values() for answer in given)
         return {
+            "versions": self.first["versions"],
             "parameters": self.first["parameters"],
             "peak_bytes": peak,
             "first_step_s": [self.first["wall_s"], self.first["cpu_s"]],
