@@ -30,6 +30,7 @@ from envs.record import ExpertPolicy, Policy, demonstrator, record
 from envs.workers import Workers
 from worldmodel.checkpoint import write_atomically
 from worldmodel.model import ModelConfig
+from worldmodel.speed import prepare_cpu
 from worldmodel.storage import LogReader, LogWriter
 from worldmodel.trainer import Trainer, TrainerConfig, train
 
@@ -147,6 +148,7 @@ def markdown(found: list[dict[str, list[dict]]]) -> str:
 
 def main(options: Survival) -> None:
     torch.set_num_threads(1)
+    prepare_cpu()
     found = [one_seed(options, seed) for seed in range(options.first_seed, options.first_seed + options.seeds)]
     logged = [json.loads(line)["length"] for line in _index(options)]
     played = sum(int(np.sum(cell["lengths"])) for results in found for cells in results.values() for cell in cells)

@@ -35,11 +35,11 @@ class TrainWorldModel:
     wandb: Literal["auto", "online", "offline", "off"] = "auto"
     """Weights & Biases: online if you are logged in, else offline (auto), or off."""
     batch: int | None = None
-    """Segments a step. Default: 16."""
+    """Segments a step. Default: 40."""
     length: int | None = None
-    """Rows a segment. Default: 32."""
+    """Rows a segment. Default: 20."""
     lr: float | None = None
-    """Learning rate. Default: 1e-3."""
+    """Learning rate. Default: 1.5e-3."""
 
 
 def train(arguments: Sequence[str] | None = None) -> None:

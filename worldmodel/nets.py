@@ -33,14 +33,16 @@ class Linear(nn.Linear):
         nn.init.zeros_(self.bias)
 
 
+RMS_EPS = 1e-4
+
+
 class RMSNorm(nn.Module):
-    def __init__(self, units: int, eps: float = 1e-4) -> None:
+    def __init__(self, units: int) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.ones(units))
-        self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.scale.shape, self.scale, self.eps)
+        return F.rms_norm(x, self.scale.shape, self.scale, RMS_EPS)
 
 
 class BlockLinear(nn.Module):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from worldmodel.distributions import categorical_kl, categorical_log_probs, mode_one_hot, sample_one_hot
 from worldmodel.nets import MLP, BlockLinear, Linear, NormedLinear, RMSNorm, truncated_normal_
+from worldmodel.recurrence import Unroll, Weights
 
 
 class State(NamedTuple):
@@ -49,6 +50,7 @@ class RSSM(nn.Module):
         super().__init__()
         self.config = c = config
         self.flat = c.stoch * c.classes
+        self.compute = torch.float32  # of matrices in the recurrence
         self.in_deter = NormedLinear(c.deter, c.hidden)
         self.in_stoch = NormedLinear(self.flat, c.hidden)
         self.in_action = NormedLinear(actions, c.hidden)
@@ -108,20 +110,13 @@ class RSSM(nn.Module):
             States (B, T, ...) and the posterior's log probabilities (B, T, S, C).
         """
         state = self.initial(tokens.shape[0]) if state is None else state
-        keep = (~is_first).to(tokens.dtype).unsqueeze(-1)
         # Whatever does not depend on the recurrence is done once for the whole sequence.
-        action_in = self.in_action(action * keep)
-        token_in = self.posterior_tokens(tokens)
-        deters, stochs, log_probs = [], [], []
-        for t in range(tokens.shape[1]):
-            state = State(state.deter * keep[:, t], state.stoch * keep[:, t])
-            deter = self._step(state, action_in[:, t])
-            log_prob = self._posterior(deter, token_in[:, t])
-            state = State(deter, rearrange(sample_one_hot(log_prob), "b s c -> b (s c)"))
-            deters.append(deter)
-            stochs.append(state.stoch)
-            log_probs.append(log_prob)
-        return State(torch.stack(deters, 1), torch.stack(stochs, 1)), torch.stack(log_probs, 1)
+        keep = (~is_first).to(tokens.dtype).unsqueeze(-1)
+        action_in, token_in = self.in_action(action * keep), self.posterior_tokens(tokens)
+        shape = (self.config.stoch, self.config.classes)
+        by_time = (x.transpose(0, 1).contiguous() for x in (action_in, token_in, keep))
+        deter, stoch, log_probs = Unroll.apply(*by_time, *state, shape, self.compute, *Weights.of(self))
+        return State(deter.transpose(0, 1), stoch.flatten(-2).transpose(0, 1)), log_probs.transpose(0, 1)
 
     def observe_step(self, state: State, token: Tensor, action: Tensor, is_first: Tensor | None = None) -> State:
         """One step of the filter, for acting: (B, E), (B, A), (B,) bool."""

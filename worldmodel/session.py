@@ -21,6 +21,7 @@ from worldmodel.evaluation import OpenLoop
 from worldmodel.log_format import SCHEMA
 from worldmodel.logs.npz import as_log_folder
 from worldmodel.model import ModelConfig
+from worldmodel.speed import prepare_cpu
 from worldmodel.storage import LogReader
 from worldmodel.tracking import Tracker
 from worldmodel.trainer import NAME, Trainer, TrainerConfig
@@ -45,6 +46,7 @@ class Settings:
 
 def train_world_model(options: TrainWorldModel) -> None:
     _check(options)
+    prepare_cpu()
     folder = options.run
     before = _settings_of(folder)
     size_name = options.size or before.get("size", "laptop")

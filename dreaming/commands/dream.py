@@ -23,6 +23,7 @@ from worldmodel.console import clock
 from worldmodel.log_format import SCHEMA, read_schema
 from worldmodel.logs.npz import as_log_folder
 from worldmodel.model import ModelConfig
+from worldmodel.speed import prepare_cpu
 from worldmodel.trainer import NAME
 
 DEFAULT_TASK = "push-box"
@@ -49,6 +50,7 @@ def dream(options: Dream) -> None:
     if options.hours * 3600 < SHORTEST_S:
         raise UserError(f"--hours {options.hours:g} is {options.hours * 3600:.0f} seconds; give 0.01 or more")
     budget = Budget(options.hours * 3600, SHARES, used=process_age())
+    prepare_cpu()
     run, config = prepare(options)
     with NightScreen() as screen, stop_on_signals(budget):
         file = run.path / "wandb" / "run-id"

@@ -1,0 +1,27 @@
+import subprocess
+import sys
+
+# In a process of its own: the settings are the process's.
+PROGRAM = """
+import resource, torch
+from worldmodel.speed import prepare_cpu
+torch.manual_seed(0)
+x, w = torch.randn(256, 300), torch.randn(64, 300)
+exact = (x.double() @ w.double().T).float()
+prepare_cpu()
+prepare_cpu()
+assert (x @ w.T - exact).abs().max() < 0.1 * exact.std()
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        torch.ones(4_000_000)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(faults())
+"""
+
+
+def test_freed_memory_is_kept_and_products_stay_right():
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
+    pages = 20 * 16_000_000 // 4096
+    assert int(done.stdout) < pages / 10
