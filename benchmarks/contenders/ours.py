@@ -11,6 +11,7 @@ from configs import from_dict, packaged
 from worldmodel.context import ContextSpec
 from worldmodel.model import ModelConfig, Spaces, WorldModel
 from worldmodel.replay import Batch
+from worldmodel.speed import prepare_cpu
 
 
 def make_batch() -> Batch:
@@ -45,6 +46,9 @@ class Ours:
     """Only the world model so far; `dreaming.dreamer` is to bring the rest."""
 
     def __init__(self, options: argparse.Namespace) -> None:
+        if options.dtype != "float32":
+            raise NotImplementedError(f"{options.dtype} is not there yet")
+        prepare_cpu()
         torch.set_num_threads(options.threads)
         torch.manual_seed(0)
         config = replace(from_dict(ModelConfig, packaged("sizes", options.size), options.size), carry=False)

@@ -16,7 +16,7 @@ from sheeprl.algos.dreamer_v3_5.utils import Moments
 from sheeprl.utils.fabric import autocast_cache_scope
 from sheeprl.utils.utils import dotdict
 
-PRECISION = {"float32": "32-true", "bfloat16": "bf16-true", "bfloat16-mixed": "bf16-mixed"}
+PRECISION = {"float32": "32-true", "float32-tuned": "32-true", "bfloat16": "bf16-true", "bfloat16-mixed": "bf16-mixed"}
 SETTINGS = (
     "exp=dreamer_v3_5",
     "env=gym",
@@ -31,6 +31,7 @@ SETTINGS = (
 class SheepRL:
     def __init__(self, options: argparse.Namespace) -> None:
         torch.set_num_threads(options.threads)
+        torch.set_float32_matmul_precision("medium" if options.dtype == "float32-tuned" else "highest")
         torch.manual_seed(0)
         with hydra.initialize_config_module("sheeprl.configs", version_base="1.3"):
             composed = hydra.compose("config", [*SETTINGS, f"algo=dreamer_v3_5_{options.size.upper()}"])

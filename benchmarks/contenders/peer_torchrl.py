@@ -121,6 +121,7 @@ def make_batch(nets: Networks) -> TensorDict:
 class TorchRL:
     def __init__(self, options: argparse.Namespace) -> None:
         torch.set_num_threads(options.threads)
+        torch.set_float32_matmul_precision("medium" if options.dtype == "float32-tuned" else "highest")
         torch.manual_seed(0)
         self.nets = nets = Networks(SIZES[options.size])
         loss = whole_loss(nets)
