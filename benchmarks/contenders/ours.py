@@ -5,12 +5,15 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from protocol import ACTION, BATCH, LENGTH, OBSERVATION, serve
+from protocol import ACTION, BATCH, HORIZON, LENGTH, OBSERVATION, serve
+from torch import nn
 
 from configs import from_dict, packaged
-from worldmodel.context import ContextSpec
-from worldmodel.model import ModelConfig, Spaces, WorldModel
+from dreaming.dreamer import Dreamer, DreamerConfig
+from worldmodel.loss import world_model_loss
+from worldmodel.model import ModelConfig, Spaces
 from worldmodel.replay import Batch
+from worldmodel.rssm import State
 from worldmodel.speed import prepare_cpu
 
 
@@ -43,37 +46,47 @@ def make_batch() -> Batch:
 
 
 class Ours:
-    """Only the world model so far; `dreaming.dreamer` is to bring the rest."""
-
     def __init__(self, options: argparse.Namespace) -> None:
-        if options.dtype != "float32":
-            raise NotImplementedError(f"{options.dtype} is not there yet")
         prepare_cpu()
         torch.set_num_threads(options.threads)
-        torch.manual_seed(0)
-        config = replace(from_dict(ModelConfig, packaged("sizes", options.size), options.size), carry=False)
-        self.model = WorldModel(config, Spaces(OBSERVATION, ACTION), ContextSpec((), (), ()))
+        size = from_dict(ModelConfig, packaged("sizes", options.size), options.size)
+        model = replace(size, carry=False, vector_scale=1.0)
+        config = DreamerConfig(model, horizon=HORIZON, warmup=0, compute=options.dtype)
+        self.dreamer = Dreamer(config, Spaces(OBSERVATION, ACTION))
         self.batch = make_batch()
+        with torch.no_grad():
+            belief = self.dreamer.model.observe(self.batch, hidden=False)
+        self.starts = State(belief.deter.flatten(0, 1), belief.stoch.flatten(0, 1))
+        self.state = self.dreamer.model.rssm.initial(1)
 
     def step(self) -> float:
-        raise NotImplementedError("dreaming.dreamer is not there yet")
+        return self.dreamer.update(self.batch)["loss"]
 
     def world_model(self) -> float:
-        loss, _ = self.model.loss(self.batch)
+        loss = world_model_loss(self.dreamer.model, self.batch).total
         loss.backward()
-        self.model.zero_grad(set_to_none=True)
+        self.dreamer.zero_grad(set_to_none=True)
         return float(loss.detach())
 
     def imagine(self) -> float:
-        raise NotImplementedError("dreaming.dreamer is not there yet")
+        return float(self.dreamer.imagine(self.starts).feat[-1].float().sum())
 
     def policy(self) -> float:
-        raise NotImplementedError("dreaming.dreamer is not there yet")
+        vector, action = torch.zeros(1, OBSERVATION), torch.zeros(1, ACTION)
+        self.state, action = self.dreamer.act(self.state, vector, action, torch.zeros(1, dtype=torch.bool))
+        return float(action.sum())
 
     def weights(self) -> dict[str, tuple[int, float]]:
-        parameters = list(self.model.parameters())
-        total = sum(float(p.detach().double().sum()) for p in parameters)
-        return {"world model": (sum(p.numel() for p in parameters), total)}
+        parts = {"world model": self.dreamer.model, "policy": self.dreamer.policy, "critic": self.dreamer.critic}
+        return {name: (_count(part), _sum(part)) for name, part in parts.items()}
+
+
+def _count(part: nn.Module) -> int:
+    return sum(p.numel() for p in part.parameters())
+
+
+def _sum(part: nn.Module) -> float:
+    return sum(float(p.detach().double().sum()) for p in part.parameters())
 
 
 if __name__ == "__main__":
