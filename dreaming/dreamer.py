@@ -6,7 +6,7 @@ features.
 """
 
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
@@ -29,12 +29,14 @@ from worldmodel.optim import LaProp, SafeStep
 from worldmodel.replay import Batch
 from worldmodel.rssm import State
 
+PUBLISHED = ModelConfig(carry=False, vector_loss="symlog", vector_scale=1.0)
+
 
 @dataclass(frozen=True)
 class DreamerConfig:
     """The official settings."""
 
-    model: ModelConfig = field(default_factory=lambda: ModelConfig(carry=False, vector_scale=1.0))
+    model: ModelConfig = PUBLISHED
     horizon: int = 15  # steps of a dream
     discount: float = 1 - 1 / 333
     lam: float = 0.95

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from worldmodel.distributions import bernoulli_loss, twohot_loss
+from worldmodel.distributions import bernoulli_loss, symlog, twohot_loss
 from worldmodel.model import Belief, WorldModel, disturbed
 from worldmodel.replay import Batch
 
@@ -21,8 +21,11 @@ def vector_loss(model: WorldModel, mean: Tensor, log_std: Tensor, target: Tensor
 
     A box slides by a smooth law and is struck in jumps: with one noise for both, the jumps would drown the law.
     Each term is weighted by its standard deviation, without which what is hard at first is never learnt: Seitzer et
-    al., "On the Pitfalls of Heteroscedastic Uncertainty Estimation" (2022), beta = 0.5.
+    al., "On the Pitfalls of Heteroscedastic Uncertainty Estimation" (2022), beta = 0.5. With `vector_loss` symlog it is
+    DreamerV3's squared error, of symlog.
     """
+    if model.config.vector_loss == "symlog":
+        return ((symlog(mean) - symlog(target)) ** 2).sum(-1)
     error = (target - mean) / (model.step_std if model.carried else 1.0)
     nll = 0.5 * (error * torch.exp(-log_std)) ** 2 + log_std
     return (nll * torch.exp(log_std.detach())).sum(-1)

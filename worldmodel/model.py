@@ -7,14 +7,14 @@ states its noise, the context beside the action, and a head that reads the conte
 
 import math
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
 from worldmodel.context import ContextSpec
-from worldmodel.distributions import symlog, twohot_bins, twohot_mean
+from worldmodel.distributions import symexp, symlog, twohot_bins, twohot_mean
 from worldmodel.nets import MLP, Head, ImageDecoder, ImageEncoder, Linear
 from worldmodel.replay import Batch, Statistics
 from worldmodel.rssm import RSSM, RSSMConfig, State
@@ -66,6 +66,7 @@ class ModelConfig:
     carry_noise: float = 0.1  # on carried observations in training, as a share of their change in a step
     noise_floor: float = 0.02  # least standard deviation a decoded channel may claim, as a share of its (change's) own
     vector_scale: float = 10.0  # weight of the vector observation's loss
+    vector_loss: Literal["noise", "symlog"] = "noise"  # the decoder states its noise; or DreamerV3's squared error
     representation_scale: float = 0.1
 
 
@@ -104,6 +105,10 @@ class WorldModel(nn.Module):
         super().__init__()
         self.config, self.spaces, self.context = config, spaces, context
         units, layers = config.units, config.layers
+        if config.carry and config.vector_loss != "noise":
+            raise ValueError(
+                "a carried observation is predicted with its noise: give vector_loss noise, or carry=False"
+            )
         self.carried = spaces.vector if config.carry else 0
         self.encoder = MLP(spaces.vector, units, layers)
         self.image_encoder = ImageEncoder(config.depth) if spaces.image else None
@@ -117,7 +122,7 @@ class WorldModel(nn.Module):
             # Not from `stoch`: the posterior's has seen the very observation that is to be predicted.
             self.decoder = Head(config.rssm.deter + given, units, layers, 2 * spaces.vector, outscale=0.0)
         else:
-            self.decoder = Head(feat, units, layers, 2 * spaces.vector)
+            self.decoder = Head(feat, units, layers, (2 if config.vector_loss == "noise" else 1) * spaces.vector)
         self.image_decoder = None
         if spaces.image:
             rest = self.rssm.flat + self.carried
@@ -169,7 +174,10 @@ class WorldModel(nn.Module):
         decoder alone, as the transition has a loss of its own; in dreams they run through the transition alone.
         """
         if self.transition is None:
-            mean, log_std = self.decoder(latent.feat()).chunk(2, -1)
+            out = self.decoder(latent.feat())
+            if self.config.vector_loss == "symlog":
+                return symexp(out), torch.zeros_like(out)
+            mean, log_std = out.chunk(2, -1)
             return mean, self.floored(log_std)
         change, log_std = (self.is_told(inputs) * part for part in self.transition(before, inputs))
         more, wider = self.decoder(torch.cat([latent.deter, before.clamp(-8, 8), inputs], -1)).chunk(2, -1)

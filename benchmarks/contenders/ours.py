@@ -9,7 +9,7 @@ from protocol import ACTION, BATCH, HORIZON, LENGTH, OBSERVATION, serve
 from torch import nn
 
 from configs import from_dict, packaged
-from dreaming.dreamer import Dreamer, DreamerConfig
+from dreaming.dreamer import PUBLISHED, Dreamer, DreamerConfig
 from worldmodel.loss import world_model_loss
 from worldmodel.model import ModelConfig, Spaces
 from worldmodel.replay import Batch
@@ -50,7 +50,7 @@ class Ours:
         prepare_cpu()
         torch.set_num_threads(options.threads)
         size = from_dict(ModelConfig, packaged("sizes", options.size), options.size)
-        model = replace(size, carry=False, vector_scale=1.0)
+        model = replace(PUBLISHED, rssm=size.rssm, units=size.units)
         config = DreamerConfig(model, horizon=HORIZON, warmup=0, compute=options.dtype)
         self.dreamer = Dreamer(config, Spaces(OBSERVATION, ACTION))
         self.batch = make_batch()

@@ -24,18 +24,18 @@ FLAGS = ("is_first", "is_last", "is_terminal")
 PARTS = ("enc", "dyn", "dec", "rew", "con", "pol", "val")
 
 
-def make_agent(size: str) -> official.Agent:
-    """The agent without what it trains in; as in tests/reference/record.py."""
+def make_agent(size: str, observation: int, action: int, changes: dict) -> official.Agent:
+    """The agent without what it trains in, with changes to its settings; as in tests/reference/record.py."""
     settings = ruamel.yaml.YAML(typ="safe").load((Path(str(official.__file__)).parent / "configs.yaml").read_text())
-    # Without warm-up, which keeps the first step from moving anything; segments begin afresh, as everywhere here.
-    config = elements.Config(settings["defaults"]).update(settings[f"size{size}"]).update({"agent.opt.warmup": 0})
+    config = elements.Config(settings["defaults"]).update(settings[f"size{size}"]).update(changes)
     observations = {
-        "vector": elements.Space(np.float32, (OBSERVATION,)),
+        "vector": elements.Space(np.float32, (observation,)),
         "reward": elements.Space(np.float32),
         **{name: elements.Space(bool) for name in FLAGS},
     }
     agent = object.__new__(official.Agent)
-    actions = {"action": elements.Space(np.float32, (ACTION,), -1, 1)}
+    actions = {"action": elements.Space(np.float32, (action,), -1, 1)}
+    # Segments begin afresh, as everywhere here.
     agent.__init__(observations, actions, elements.Config(**config.agent, replay_context=0))
     return agent
 
@@ -48,7 +48,9 @@ def reading(function: Callable) -> Callable:
 class Official:
     def __init__(self, options: argparse.Namespace) -> None:
         embodied.jax.nets.COMPUTE_DTYPE = getattr(jnp, options.dtype)
-        self.agent, self.calls, rng = make_agent(options.size), 0, np.random.default_rng(0)
+        self.calls, rng = 0, np.random.default_rng(0)
+        # Warm-up would keep the first step from moving anything.
+        self.agent = make_agent(options.size, OBSERVATION, ACTION, {"agent.opt.warmup": 0})
         shape = (BATCH, LENGTH)
         batch = {
             "vector": rng.normal(size=(*shape, OBSERVATION)).astype(np.float32),

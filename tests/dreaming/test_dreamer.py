@@ -15,7 +15,9 @@ from worldmodel.official import OfficialWeights
 from worldmodel.replay import Batch
 from worldmodel.rssm import RSSMConfig, State
 
-MODEL = ModelConfig(RSSMConfig(deter=64, hidden=16, stoch=8, classes=4), units=16, carry=False, vector_scale=1.0)
+MODEL = ModelConfig(
+    RSSMConfig(deter=64, hidden=16, stoch=8, classes=4), units=16, carry=False, vector_loss="symlog", vector_scale=1.0
+)
 CONFIG = DreamerConfig(MODEL, horizon=4, lr=1e-3, warmup=0)
 
 

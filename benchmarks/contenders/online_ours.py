@@ -1,0 +1,43 @@
+"""This project's DreamerV3, learning by acting."""
+
+import argparse
+from dataclasses import replace
+
+import numpy as np
+import torch
+from online import ACTION, HORIZON, LR, OBSERVATION, SIZE, UNITS, WARMUP, Arrays, serve_online
+
+from dreaming.dreamer import PUBLISHED, Dreamer, DreamerConfig
+from worldmodel.model import Spaces
+from worldmodel.replay import Batch
+from worldmodel.rssm import RSSMConfig
+from worldmodel.speed import prepare_cpu
+
+
+class Ours:
+    def __init__(self, options: argparse.Namespace) -> None:
+        prepare_cpu()
+        torch.set_num_threads(1)
+        model = replace(PUBLISHED, rssm=RSSMConfig(**SIZE), units=UNITS)
+        config = DreamerConfig(model, HORIZON, lr=LR, warmup=WARMUP, compute=options.dtype)
+        self.dreamer = Dreamer(config, Spaces(OBSERVATION, ACTION), options.seed)
+        self.state, self.command = self.dreamer.model.rssm.initial(1), torch.zeros(1, ACTION)
+
+    def act(self, observation: np.ndarray, is_first: bool) -> np.ndarray:
+        vector, first = torch.from_numpy(observation)[None], torch.tensor([is_first])
+        self.state, self.command = self.dreamer.act(self.state, vector, self.command, first)
+        return self.command[0].numpy()
+
+    def train(self, batch: Arrays) -> None:
+        given = {name: torch.from_numpy(value) for name, value in batch.items()}
+        shape = given["reward"].shape
+        # Ours keeps with each observation the action that led there.
+        before = torch.cat([torch.zeros(shape[0], 1, ACTION), given["action"][:, :-1]], 1)
+        nothing, nowhere = torch.zeros(*shape, 0), np.zeros(shape, np.int64)
+        given |= {"action": before, "applied_action": before, "demonstrated": before, "context": nothing}
+        labelled = torch.zeros(shape, dtype=torch.bool)
+        self.dreamer.update(Batch(**given, image=None, known=nothing, labelled=labelled, episode=nowhere, step=nowhere))
+
+
+if __name__ == "__main__":
+    serve_online(Ours)
