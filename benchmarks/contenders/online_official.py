@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import ninjax as nj
 import numpy as np
 from online import ACTION, BATCH, HORIZON, LENGTH, LR, OBSERVATION, SIZE, UNITS, WARMUP, Arrays, serve_online
-from peer_official import FLAGS, make_agent
+from peer_official import FLAGS, make_agent, reading
 
 
 class Official:
@@ -35,9 +35,7 @@ class Official:
         }
         self.state = nj.init(self.agent.train)({}, self.carry, self.complete(batch), seed=self.seed())
         self.compiled_train = jax.jit(nj.pure(self.agent.train), donate_argnums=0)
-        self.compiled_policy = jax.jit(
-            lambda state, *rest, seed: nj.pure(self.agent.policy)(state, *rest, seed=seed)[1]
-        )
+        self.compiled_policy = reading(self.agent.policy)
 
     def seed(self) -> int:
         self.calls += 1

@@ -191,6 +191,20 @@ def test_the_vector_loss_is_the_weighted_gaussian_one(replay, config):
     assert torch.allclose(vector_loss(model, mean, log_std, target), expected, rtol=1e-3, atol=1e-4)
 
 
+def test_the_published_vector_loss_is_the_squared_error_of_symlog(replay):
+    model, batch = built(replay, dataclasses.replace(WITHOUT_CARRY, vector_loss="symlog")), replay.whole([0, 1], 8)
+    torch.nn.init.normal_(model.decoder.out.bias)
+    belief = model.observe(batch, hidden=True)
+    out, target = model.decoder(belief.latent.feat()), model.scale(batch.vector)
+    mean, log_std = model.expected(belief.latent, belief.vector, belief.vector)
+    symlog = torch.sign(target) * torch.log1p(target.abs())
+    assert torch.allclose(vector_loss(model, mean, log_std, target), ((out - symlog) ** 2).sum(-1), atol=1e-3)
+    decoded = torch.sign(out) * torch.expm1(out.abs()) * model.std + model.mean
+    assert torch.allclose(model.decode(belief), decoded, atol=1e-4)
+    with pytest.raises(ValueError, match="carry=False"):
+        built(replay, dataclasses.replace(TINY, vector_loss="symlog"))
+
+
 @pytest.mark.parametrize("config", [TINY, WITHOUT_CARRY])
 def test_no_channel_claims_less_noise_than_the_floor(replay, config):
     model, batch = built(replay, config), replay.whole([0, 1], 8)
