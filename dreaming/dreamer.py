@@ -86,7 +86,7 @@ class Dreamer(nn.Module):
             feat[t, :, deter:] = prepared.leave(state.stoch)
             if t < steps:
                 actions.append(BoundedNormal(self.policy(feat[t])).sample())
-                state = prepared.step(state, actions[t].clamp(-1, 1))
+                state = prepared.imagine(state, actions[t].clamp(-1, 1))
         return Dream(feat, torch.stack(actions))
 
     @torch.no_grad()
@@ -171,8 +171,26 @@ class Dreamer(nn.Module):
                 slow.lerp_(fast, self.config.slow_rate)
         return {name: float(value.detach()) for name, value in metrics.items()}
 
+
+class Acting:
+    """The policy at work on N machines, each with its belief. After updates, `refresh` it."""
+
+    def __init__(self, dreamer: Dreamer, machines: int = 1) -> None:
+        self.dreamer = dreamer
+        self.refresh()
+        self.state = self.prepared.enter(dreamer.model.rssm.initial(machines))
+        self.action = torch.zeros(machines, dreamer.model.spaces.action)
+
+    def refresh(self) -> None:
+        """Take over the weights as they are now."""
+        self.prepared = self.dreamer.model.rssm.prepared()
+
     @torch.no_grad()
-    def act(self, state: State, vector: Tensor, action: Tensor, is_first: Tensor) -> tuple[State, Tensor]:
-        """One step on N machines: observations (N, D) and the commands before (N, A) to beliefs and commands (N, A)."""
-        state = self.model.rssm.observe_step(state, self.model.encode(vector), action, is_first)
-        return state, BoundedNormal(self.policy(state.feat())).sample().clamp(-1, 1)
+    def __call__(self, vector: Tensor, is_first: Tensor) -> Tensor:
+        """Observations (N, D), and whether an episode begins (N,), to commands (N, A) in [-1, 1]."""
+        model, keep = self.dreamer.model, (~is_first).unsqueeze(-1)
+        before = State(self.state.deter * keep, self.state.stoch * keep)
+        self.state = self.prepared.observe(before, model.encode(vector), self.action * keep)
+        feat = torch.cat([self.state.deter, self.prepared.leave(self.state.stoch)], -1)
+        self.action = BoundedNormal(self.dreamer.policy(feat)).sample().clamp(-1, 1)
+        return self.action

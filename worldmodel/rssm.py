@@ -168,9 +168,9 @@ class RSSM(Rounding, nn.Module):
 
 
 class Prepared:
-    """Imagination without gradients, on weights that were cast and cut to shape once: for many steps of many rows.
+    """Steps without gradients, on weights that were cast and cut to shape once; it does not follow them if they change.
 
-    States go in and come out as elsewhere; in between, `stoch` is kept with the classes first.
+    In between `enter` and `leave`, `stoch` is kept with the classes first.
     """
 
     def __init__(self, rssm: RSSM) -> None:
@@ -191,11 +191,18 @@ class Prepared:
     def leave(self, stoch: Tensor) -> Tensor:
         return classes_first(stoch.mT, self.turned).mT
 
-    def step(self, state: State, action: Tensor) -> State:
-        """One step, the latent drawn from the prior; `stoch` with the classes first on both sides."""
+    def observe(self, state: State, token: Tensor, action: Tensor) -> State:
+        """One step, the latent drawn from the posterior."""
+        deter, _ = self.cell.step(state.deter, state.stoch, self.rssm.in_action(action))
+        return self._drawn(deter, self.cell.posterior(deter, self.rssm.posterior_tokens(token))[-1])
+
+    def imagine(self, state: State, action: Tensor) -> State:
+        """One step, the latent drawn from the prior."""
         deter, _ = self.cell.step(state.deter, state.stoch, self.rssm.in_action(action))
         x = deter
         for weight, bias, scale in self.layers:
             x = normed(self.cell.linear(x, weight, bias), scale)
-        logits = self.cell.linear(x, *self.out).view(-1, *self.turned)
-        return State(deter, draw(mixed(torch.softmax(logits, 1))).flatten(1))
+        return self._drawn(deter, self.cell.linear(x, *self.out))
+
+    def _drawn(self, deter: Tensor, logits: Tensor) -> State:
+        return State(deter, draw(mixed(torch.softmax(logits.view(-1, *self.turned), 1))).flatten(1))

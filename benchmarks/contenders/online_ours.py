@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from online import ACTION, HORIZON, LR, OBSERVATION, SIZE, UNITS, WARMUP, Arrays, serve_online
 
-from dreaming.dreamer import PUBLISHED, Dreamer, DreamerConfig
+from dreaming.dreamer import PUBLISHED, Acting, Dreamer, DreamerConfig
 from worldmodel.model import Spaces
 from worldmodel.replay import Batch
 from worldmodel.rssm import RSSMConfig
@@ -21,12 +21,10 @@ class Ours:
         model = replace(PUBLISHED, rssm=RSSMConfig(**SIZE), units=UNITS)
         config = DreamerConfig(model, HORIZON, lr=LR, warmup=WARMUP, compute=options.dtype)
         self.dreamer = Dreamer(config, Spaces(OBSERVATION, ACTION), options.seed)
-        self.state, self.command = self.dreamer.model.rssm.initial(1), torch.zeros(1, ACTION)
+        self.acting = Acting(self.dreamer)
 
     def act(self, observation: np.ndarray, is_first: bool) -> np.ndarray:
-        vector, first = torch.from_numpy(observation)[None], torch.tensor([is_first])
-        self.state, self.command = self.dreamer.act(self.state, vector, self.command, first)
-        return self.command[0].numpy()
+        return self.acting(torch.from_numpy(observation)[None], torch.tensor([is_first]))[0].numpy()
 
     def train(self, batch: Arrays) -> None:
         given = {name: torch.from_numpy(value) for name, value in batch.items()}
@@ -37,6 +35,7 @@ class Ours:
         given |= {"action": before, "applied_action": before, "demonstrated": before, "context": nothing}
         labelled = torch.zeros(shape, dtype=torch.bool)
         self.dreamer.update(Batch(**given, image=None, known=nothing, labelled=labelled, episode=nowhere, step=nowhere))
+        self.acting.refresh()
 
 
 if __name__ == "__main__":

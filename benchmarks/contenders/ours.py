@@ -9,7 +9,7 @@ from protocol import ACTION, BATCH, HORIZON, LENGTH, OBSERVATION, serve
 from torch import nn
 
 from configs import from_dict, packaged
-from dreaming.dreamer import PUBLISHED, Dreamer, DreamerConfig
+from dreaming.dreamer import PUBLISHED, Acting, Dreamer, DreamerConfig
 from worldmodel.loss import world_model_loss
 from worldmodel.model import ModelConfig, Spaces
 from worldmodel.replay import Batch
@@ -57,7 +57,8 @@ class Ours:
         with torch.no_grad():
             belief = self.dreamer.model.observe(self.batch, hidden=False)
         self.starts = State(belief.deter.flatten(0, 1), belief.stoch.flatten(0, 1))
-        self.state = self.dreamer.model.rssm.initial(1)
+        self.acting, self.seen = Acting(self.dreamer), torch.zeros(1, OBSERVATION)
+        self.no = torch.zeros(1, dtype=torch.bool)
 
     def step(self) -> float:
         return self.dreamer.update(self.batch)["loss"]
@@ -72,9 +73,7 @@ class Ours:
         return float(self.dreamer.imagine(self.starts).feat[-1].float().sum())
 
     def policy(self) -> float:
-        vector, action = torch.zeros(1, OBSERVATION), torch.zeros(1, ACTION)
-        self.state, action = self.dreamer.act(self.state, vector, action, torch.zeros(1, dtype=torch.bool))
-        return float(action.sum())
+        return float(self.acting(self.seen, self.no).sum())
 
     def weights(self) -> dict[str, tuple[int, float]]:
         parts = {"world model": self.dreamer.model, "policy": self.dreamer.policy, "critic": self.dreamer.critic}

@@ -8,7 +8,7 @@ import torch
 from agreement import PART, Agreement, Recording
 
 from configs import UserError
-from dreaming.dreamer import Dream, Dreamer, DreamerConfig
+from dreaming.dreamer import Acting, Dream, Dreamer, DreamerConfig
 from worldmodel.distributions import twohot_loss
 from worldmodel.model import ModelConfig, Spaces
 from worldmodel.official import OfficialWeights
@@ -165,16 +165,35 @@ def test_rounded_factors_leave_weights_and_losses_in_float32():
     assert all(p.dtype is p.grad.dtype is torch.float32 for p in dreamer.parameters() if p.grad is not None)
 
 
-def test_acting_forgets_at_an_episodes_start_and_stays_in_bounds(dreamer):
-    vector, action = torch.randn(2, 5), torch.ones(2, 3)
-    is_first = torch.tensor([True, False])
-    state = State(torch.randn(2, 64), torch.zeros(2, 32))
-    torch.manual_seed(0)
-    after, command = dreamer.act(state, vector, action, is_first)
-    torch.manual_seed(0)
-    again, _ = dreamer.act(State(torch.zeros(2, 64), torch.zeros(2, 32)), vector, action, is_first)
-    assert torch.equal(after.deter[0], again.deter[0]) and not torch.equal(after.deter[1], again.deter[1])
-    assert command.shape == (2, 3) and command.abs().max() <= 1
+def test_acting_filters_and_forgets_at_an_episodes_start(dreamer):
+    acting, rssm = Acting(dreamer, machines=2), dreamer.model.rssm
+    state, action = rssm.initial(2), torch.zeros(2, 3)
+    for t in range(3):
+        vector, is_first = torch.randn(2, 5), torch.tensor([t == 0, t in (0, 2)])
+        torch.manual_seed(t)
+        command = acting(vector, is_first)
+        torch.manual_seed(t)
+        state = rssm.observe_step(state, dreamer.model.encode(vector), action, is_first)
+        assert torch.allclose(acting.state.deter, state.deter, atol=1e-5)
+        assert torch.equal(acting.prepared.leave(acting.state.stoch), state.stoch)
+        assert command.shape == (2, 3) and command.abs().max() <= 1
+        action = command
+
+
+def test_acting_follows_new_weights_once_refreshed(dreamer):
+    torch.nn.init.normal_(dreamer.model.rssm.in_action.linear.bias)  # else nothing moves at a first step
+    acting, vector, first = Acting(dreamer), torch.randn(1, 5), torch.tensor([True])
+
+    def deter() -> torch.Tensor:
+        torch.manual_seed(0)
+        acting(vector, first)
+        return acting.state.deter
+
+    before = deter()
+    with torch.no_grad():
+        dreamer.model.rssm.core.weight.normal_()
+    acting.refresh()
+    assert not torch.allclose(deter(), before)
 
 
 def test_a_model_that_carries_observations_is_refused():
