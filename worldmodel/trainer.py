@@ -201,7 +201,9 @@ class Trainer:
         mine = self.meta()
         # Logs that have grown may span a wider range of physics; the network keeps the scale that it was trained with.
         theirs = ContextSpec(**{k: tuple(v) for k, v in meta["context"].items()})
-        checks = [(key, meta[key], mine[key]) for key in ("task", "spaces", "model")]
+        checks = [(key, meta[key], mine[key]) for key in ("task", "spaces")]
+        # A setting that is younger than the checkpoint has its default there.
+        checks.append(("model", asdict(from_dict(ModelConfig, meta["model"], "checkpoint")), mine["model"]))
         checks.append(("physics", theirs.names, self.model.context.names))
         for what, saved, now in checks:
             if _plain(saved) != _plain(now):

@@ -170,6 +170,18 @@ def test_logs_that_grew_go_on_with_the_scale_the_network_knows(logs, tmp_path):
     grown.update()
 
 
+def test_a_checkpoint_older_than_a_setting_is_gone_on_with(logs, tmp_path, monkeypatch):
+    trainer = Trainer(logs, TINY, QUICK)
+    meta = trainer.meta()
+    del meta["model"]["vector_loss"], meta["model"]["carry_noise"]
+    monkeypatch.setattr(trainer, "meta", lambda: meta)
+    trainer.update()
+    trainer.save(tmp_path / "run")
+    again = Trainer(logs, TINY, QUICK)
+    again.restore(tmp_path / "run")
+    assert again.steps == 1 and identical(weights(again), weights(trainer))
+
+
 # -- trouble ---------------------------------------------------------------------------------------------------------
 
 
