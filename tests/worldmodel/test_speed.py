@@ -4,7 +4,7 @@ import sys
 # In a process of its own: the settings are the process's.
 PROGRAM = """
 import resource, torch
-from worldmodel.speed import prepare_cpu
+from worldmodel.speed import few_rows, prepare_cpu
 torch.manual_seed(0)
 x, w = torch.randn(256, 300), torch.randn(64, 300)
 exact = (x.double() @ w.double().T).float()
@@ -17,6 +17,9 @@ def faults():
         torch.ones(4_000_000)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 faults()
+with few_rows():
+    assert torch.get_float32_matmul_precision() == "highest"
+assert torch.get_float32_matmul_precision() == "medium"
 print(faults())
 """
 
