@@ -38,17 +38,17 @@ class Learning:
 def returns(name: str, seed: int, options: Learning) -> np.ndarray:
     """Returns (episodes,) of one run, which is played if it has not been."""
     script, home, dtype = SCRIPTS[name]
-    file = options.out / f"{name}-{seed}.jsonl"
-    episodes = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    if not episodes or episodes[-1]["steps"] < options.steps:
+    file = options.out / f"{name}-{seed}-{options.steps}.jsonl"
+    if not file.exists():
         arguments = ["--seed", str(seed), "--steps", str(options.steps), "--dtype", dtype]
         command = [options.home.python(home), str(HERE / f"{script}.py"), *arguments]
         surroundings = os.environ | options.home.environment(home, threads=1)
-        with file.open("w") as out, file.with_suffix(".log").open("w") as log:
+        part = file.with_suffix(".part")
+        with part.open("w") as out, file.with_suffix(".log").open("w") as log:
             subprocess.run(command, stdout=out, stderr=log, env=surroundings, check=True)
-        episodes = [json.loads(line) for line in file.read_text().splitlines()]
-        print(f"{name}, seed {seed}: {episodes[-1]['seconds']:.0f} s", flush=True)
-    return np.array([episode["return"] for episode in episodes])
+        part.rename(file)
+        print(f"{name}, seed {seed} done", flush=True)
+    return np.array([json.loads(line)["return"] for line in file.read_text().splitlines()])
 
 
 def row(name: str, found: list[np.ndarray]) -> str:

@@ -30,10 +30,10 @@ class Training:
     """Time and memory of training, ours and the peers in turn."""
 
     sizes: str = "1m,12m"
-    contenders: str = "ours,ours-bf16,official,sheeprl,sheeprl-mixed,sheeprl-bf16,torchrl"
+    contenders: str = "ours,ours-bf16,official,sheeprl-tuned,sheeprl-mixed,sheeprl-bf16,torchrl-tuned"
     """`mixed` has weights in float32, `bf16` in bfloat16; `tuned` has allocator and products set as ours are.
 
-    Also to be had: official-bf16, sheeprl-tuned, torchrl-tuned.
+    Also to be had: official-bf16, and sheeprl and torchrl as they come.
     """
     threads: int = 1
     """With one, CPU seconds are printed, as waiting for a busy machine is not work; with more, seconds that pass."""

@@ -71,6 +71,10 @@ class ReturnScale(nn.Module):
     @torch.no_grad()
     def update(self, returns: Tensor) -> Tensor:
         low, high = torch.quantile(returns.flatten()[:100_000], torch.tensor([0.05, 0.95]))
+        if not torch.isfinite(
+            low + high
+        ):  # the step is refused as well; a range that took it in would refuse all others
+            return returns.new_tensor(float("nan"))
         rate = self.rate if self.started else 1.0
         self.low += rate * (low - self.low)
         self.high += rate * (high - self.high)

@@ -5,6 +5,7 @@ Hafner et al. (2023) and `agent.py` of the official code. Shapes: B segments, T 
 features.
 """
 
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -35,7 +36,7 @@ PUBLISHED = ModelConfig(carry=False, vector_loss="symlog", vector_scale=1.0)
 
 @dataclass(frozen=True)
 class DreamerConfig:
-    """The official settings."""
+    """The official settings; only the discount is applied where returns are summed (the official `contdisc: False`)."""
 
     model: ModelConfig = PUBLISHED
     horizon: int = 15  # steps of a dream
@@ -103,7 +104,7 @@ class Dreamer(nn.Module):
 
         Args:
             reward: (H + 1, N) for arriving in each state; the start's is not looked at.
-            going_on: (H + 1, N) probability of not having terminated there, likewise.
+            going_on: (H + 1, N) probability of not having terminated there.
         """
         c, feat = self.config, dream.feat
         log_probs = torch.log_softmax(self.critic(feat), -1)
@@ -113,8 +114,8 @@ class Dreamer(nn.Module):
             slow = twohot_mean(self.slow_critic(feat), self.bins)
             returns = lambda_return(reward[:, 1:], going_on[:, 1:], value, c.discount, c.lam)
             advantage = (returns - value[:, :-1]) / self.scale.update(returns)
-            ones = torch.ones_like(returns[:, :1])
-            weight = torch.cumprod(torch.cat([ones, c.discount * going_on[:, 1:-1]], 1), 1).T
+            # A state counts as much as it is likely that the dream got there, or began at all.
+            weight = torch.cumprod(c.discount * going_on[:, :-1], 1).T / c.discount
         choice = BoundedNormal(self.policy(feat[:-1]))
         entropy = choice.entropy()
         actor = -(weight * (choice.log_prob(dream.action) * advantage.T + c.entropy * entropy)).mean()
@@ -165,12 +166,16 @@ class Dreamer(nn.Module):
         """One whole training step."""
         loss, metrics = self.loss(batch)
         metrics["loss"] = loss.detach()
-        self.step(loss)
-        with torch.no_grad():
-            pairs = zip(self.slow_critic.parameters(), self.critic.parameters(), strict=True)
-            for slow, fast in pairs:
-                slow.lerp_(fast, self.config.slow_rate)
+        if self.step(loss):
+            self._follow()
+        metrics["skipped"] = torch.tensor(float(self.step.skipped))
         return {name: float(value.detach()) for name, value in metrics.items()}
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Move the slow critic towards the critic."""
+        for slow, fast in zip(self.slow_critic.parameters(), self.critic.parameters(), strict=True):
+            slow.lerp_(fast, self.config.slow_rate)
 
 
 class Acting:
@@ -191,7 +196,7 @@ class Acting:
         """Observations (N, D), and whether an episode begins (N,), to commands (N, A) in [-1, 1]."""
         model, keep = self.dreamer.model, (~is_first).unsqueeze(-1)
         before = State(self.state.deter * keep, self.state.stoch * keep)
-        with few_rows():
+        with few_rows() if len(vector) < 8 else nullcontext():
             self.state = self.prepared.observe(before, model.encode(vector), self.action * keep)
             feat = torch.cat([self.state.deter, self.prepared.leave(self.state.stoch)], -1)
             self.action = BoundedNormal(self.dreamer.policy(feat)).sample().clamp(-1, 1)

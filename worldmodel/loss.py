@@ -21,11 +21,8 @@ def vector_loss(model: WorldModel, mean: Tensor, log_std: Tensor, target: Tensor
 
     A box slides by a smooth law and is struck in jumps: with one noise for both, the jumps would drown the law.
     Each term is weighted by its standard deviation, without which what is hard at first is never learnt: Seitzer et
-    al., "On the Pitfalls of Heteroscedastic Uncertainty Estimation" (2022), beta = 0.5. With `vector_loss` symlog it is
-    DreamerV3's squared error, of symlog.
+    al., "On the Pitfalls of Heteroscedastic Uncertainty Estimation" (2022), beta = 0.5.
     """
-    if model.config.vector_loss == "symlog":
-        return ((symlog(mean) - symlog(target)) ** 2).sum(-1)
     error = (target - mean) / (model.step_std if model.carried else 1.0)
     nll = 0.5 * (error * torch.exp(-log_std)) ** 2 + log_std
     return (nll * torch.exp(log_std.detach())).sum(-1)
@@ -61,7 +58,10 @@ def world_model_loss(model: WorldModel, batch: Batch) -> Losses:
     counted = (~batch.is_first).float() if model.carried else torch.ones(size, length, device=device)
     dynamics, representation = model.rssm.kl(posterior, beliefs.deter)
     feat = beliefs.feat()
-    vector = vector_loss(model, *model.expected(beliefs.latent, before, inputs), target) * counted
+    if model.config.vector_loss == "symlog":  # DreamerV3's
+        vector = ((model.decoder(beliefs.latent.feat()) - symlog(target)) ** 2).sum(-1)
+    else:
+        vector = vector_loss(model, *model.expected(beliefs.latent, before, inputs), target) * counted
     reward = twohot_loss(model.reward_logits(beliefs, dreaming=False), batch.reward, model.bins)
     continuation = bernoulli_loss(model.continuation(feat).squeeze(-1), alive)
     parts = {

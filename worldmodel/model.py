@@ -250,7 +250,9 @@ class WorldModel(nn.Module):
         """Filter a sequence: beliefs (B, T), the posterior's log probabilities, and the scaled observations before."""
         scaled = self.scale(vector)
         before = torch.zeros_like(scaled)
-        before[:, 1:] = disturbed(scaled[:, :-1], self.step_std, self.config.carry_noise) if disturb else scaled[:, :-1]
+        before[:, 1:] = scaled[:, :-1]
+        if disturb and self.carried:
+            before[:, 1:] = disturbed(before[:, 1:], self.step_std, self.config.carry_noise)
         before[:, 1:] *= (~is_first[:, 1:]).unsqueeze(-1)
         if not self.carried:
             before, scaled = before[..., :0], scaled[..., :0]

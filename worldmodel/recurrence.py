@@ -81,8 +81,8 @@ class Cell:
         self.dtype, self.full = dtype, weights
         # A softmax over few last entries is slow: inside, classes come before categoricals.
         weights = weights._replace(
-            stoch=classes_first(weights.stoch.mT, shape).mT,
-            out=classes_first(weights.out, shape),
+            stoch=classes_first(weights.stoch, shape),
+            out=classes_first(weights.out.mT, shape).mT,
             out_bias=classes_first(weights.out_bias, shape),
         )
         self.low = low = Weights(*(weight.to(dtype).contiguous() for weight in weights))
@@ -151,9 +151,9 @@ class Cell:
         return of_before, norm, torch.mm(of_before.to(self.dtype), self.low.posterior).float()
 
 
-def classes_first(weight: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Rows (S * C, ...) as (C * S, ...)."""
-    return weight.unflatten(0, shape).transpose(0, 1).flatten(0, 1)
+def classes_first(x: Tensor, shape: tuple[int, int]) -> Tensor:
+    """(..., S * C) as (..., C * S), and back when called with (C, S)."""
+    return x.unflatten(-1, shape).mT.flatten(-2)
 
 
 def draw(mixed: Tensor) -> Tensor:
@@ -194,7 +194,7 @@ class Unroll(torch.autograd.Function):
         deter, stoch, shape, dtype, *tensors = rest
         cell = Cell(Weights(*tensors), shape, dtype)
         categoricals, classes = shape
-        stoch = classes_first(stoch.mT, shape).mT
+        stoch = classes_first(stoch, shape)
         deters, stochs, plain, states, steps, posteriors = [], [], [], [], [], []
         for t in range(len(action_in)):
             before = deter * keep[t], stoch * keep[t]
@@ -244,8 +244,8 @@ class Unroll(torch.autograd.Function):
         classes, categoricals = plain.shape[2:]
         back = (classes, categoricals)  # to the layout that the weights have
         weights = weights._replace(
-            stoch=classes_first(weights.stoch.mT, back).mT,
-            out=classes_first(weights.out, back),
+            stoch=classes_first(weights.stoch, back),
+            out=classes_first(weights.out.mT, back).mT,
             out_bias=classes_first(weights.out_bias, back),
         )
         return of_step.of_action, of_token, None, None, None, None, None, *weights
@@ -267,13 +267,13 @@ def _weight_grads(
     def by_block(x: Tensor) -> Tensor:
         return cell.by_block(x.to(cell.dtype))
 
-    saved = Step(*(torch.cat(parts, 1 if parts[0].dim() == 3 else 0) for parts in zip(*ctx.steps, strict=True)))
+    shared, hidden = (torch.cat([getattr(step, name) for step in ctx.steps]) for name in ("shared", "hidden"))
     states, stochs = (torch.cat(parts) for parts in zip(*ctx.states, strict=True))
     after = torch.cat([after for _, after in ctx.posteriors])
     of_deter, deter_norm, of_stoch, stoch_norm, _, core, core_norm = (x.flatten(0, 1) for x in step[:-1])
     gates = step.gates.transpose(0, 1).flatten(1, 2)  # (G, T B, 3 d)
     own = torch.bmm(by_block(states).mT, by_block(core)).float()
-    shared = product(saved.shared, core).view(-1, cell.blocks, cell.d).transpose(0, 1)
+    of_shared = product(shared, core).view(-1, cell.blocks, cell.d).transpose(0, 1)
     return Weights(
         deter=product(of_deter, states),
         deter_bias=of_deter.sum(0),
@@ -281,10 +281,10 @@ def _weight_grads(
         stoch=product(of_stoch, stochs),
         stoch_bias=of_stoch.sum(0),
         stoch_norm=stoch_norm.sum(0),
-        core=torch.cat([own, shared], 1),
+        core=torch.cat([own, of_shared], 1),
         core_bias=core.sum(0),
         core_norm=core_norm.sum(0),
-        gates=torch.bmm(by_block(saved.hidden).mT, gates.to(cell.dtype)).float(),
+        gates=torch.bmm(by_block(hidden).mT, gates.to(cell.dtype)).float(),
         gates_bias=gates.sum(1).flatten(),
         posterior=product(of_before, deter.flatten(0, 1)),
         posterior_bias=of_before.sum(0),

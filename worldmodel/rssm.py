@@ -16,8 +16,6 @@ from worldmodel.distributions import categorical_kl, categorical_log_probs, mode
 from worldmodel.nets import MLP, BlockLinear, Linear, NormedLinear, RMSNorm, Rounding, truncated_normal_
 from worldmodel.recurrence import Cell, Unroll, Weights, classes_first, draw, mixed, normed
 
-PRIOR_LAYERS = 2
-
 
 class State(NamedTuple):
     """One latent state a row: `deter` (..., D), `stoch` (..., S * C) one-hot."""
@@ -58,7 +56,7 @@ class RSSM(Rounding, nn.Module):
         self.core = BlockLinear(c.deter + c.blocks * 3 * c.hidden, c.deter, c.blocks)
         self.core_norm = RMSNorm(c.deter)
         self.gates = BlockLinear(c.deter, 3 * c.deter, c.blocks)
-        self.prior = nn.Sequential(MLP(c.deter, c.hidden, PRIOR_LAYERS), Linear(c.hidden, self.flat))
+        self.prior = nn.Sequential(MLP(c.deter, c.hidden, 2), Linear(c.hidden, self.flat))
         # One linear map of deter and tokens together, kept as two so that the tokens' half leaves the time loop.
         self.posterior_deter = Linear(c.deter, c.hidden)
         self.posterior_tokens = nn.Linear(tokens, c.hidden, bias=False)
@@ -168,8 +166,9 @@ class RSSM(Rounding, nn.Module):
 
 
 class Prepared:
-    """Steps without gradients, on weights that were cast and cut to shape once; it does not follow them if they change.
+    """Steps without gradients, on weights that were cast and cut to shape once.
 
+    To be made anew when weights have changed: some of what it holds are copies, some the weights themselves.
     In between `enter` and `leave`, `stoch` is kept with the classes first.
     """
 
@@ -177,19 +176,21 @@ class Prepared:
         self.rssm, c = rssm, rssm.config
         self.shape, self.turned = (c.stoch, c.classes), (c.classes, c.stoch)
         self.cell = Cell(rssm.recurrent(), self.shape, rssm.compute)
-        weights = dict(rssm.prior.named_parameters())
-        low = {name: weight.to(rssm.compute) for name, weight in weights.items()}
+        mlp, out = rssm.prior
         self.layers = [
-            (low[f"0.{i}.linear.weight"], low[f"0.{i}.linear.bias"], weights[f"0.{i}.norm.scale"])
-            for i in range(PRIOR_LAYERS)
+            (layer.linear.weight.to(rssm.compute), layer.linear.bias.to(rssm.compute), layer.norm.scale)
+            for layer in mlp.children()
+            if isinstance(layer, NormedLinear)
         ]
-        self.out = [classes_first(low[f"1.{part}"], self.shape) for part in ("weight", "bias")]
+        assert isinstance(out, Linear)
+        weight, bias = classes_first(out.weight.mT, self.shape).mT, classes_first(out.bias, self.shape)
+        self.out = weight.to(rssm.compute).contiguous(), bias.to(rssm.compute)
 
     def enter(self, state: State) -> State:
-        return State(state.deter, classes_first(state.stoch.mT, self.shape).mT)
+        return State(state.deter, classes_first(state.stoch, self.shape))
 
     def leave(self, stoch: Tensor) -> Tensor:
-        return classes_first(stoch.mT, self.turned).mT
+        return classes_first(stoch, self.turned)
 
     def observe(self, state: State, token: Tensor, action: Tensor) -> State:
         """One step, the latent drawn from the posterior."""

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import torch
 
-MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # as glibc's malloc.h numbers them
+MMAP_MAX, TRIM_THRESHOLD = -4, -1  # as glibc's malloc.h numbers them
 
 
 def prepare_cpu() -> None:
@@ -19,7 +19,7 @@ def prepare_cpu() -> None:
     torch.set_float32_matmul_precision("medium")
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc alone has it
     if mallopt is not None:
-        mallopt(MMAP_THRESHOLD, 2**30)
+        mallopt(MMAP_MAX, 0)
         mallopt(TRIM_THRESHOLD, 2**31 - 1)
 
 

@@ -123,7 +123,7 @@ class Trainer:
         """Several steps on single transitions from all over the logs: with no memory to follow they are cheap.
 
         Returns:
-            The mean loss, and whether all was finite.
+            The mean loss, and whether anything was finite: a few bad batches are skipped and no cause to go back.
         """
         if self.transition_step is None:
             return {}, True
@@ -133,7 +133,7 @@ class Trainer:
             losses.append(transition_loss(self.model, pairs))
             self.transition_step(losses[-1])
         mean = {"transition": torch.stack(losses).mean().detach()} if losses else {}
-        return mean, self.transition_step.skipped == skipped
+        return mean, self.transition_step.skipped - skipped < max(1, len(losses))
 
     def _go_back(self) -> None:
         if self._good_state is None:

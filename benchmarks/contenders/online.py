@@ -69,7 +69,7 @@ class Buffer:
         self.size += 1
 
     def sample(self, rng: np.random.Generator) -> Arrays:
-        at = rng.integers(0, self.size - LENGTH, BATCH)[:, None] + np.arange(LENGTH)
+        at = rng.integers(0, self.size - LENGTH + 1, BATCH)[:, None] + np.arange(LENGTH)
         batch = {name: rows[at] for name, rows in self.rows.items()}
         batch["is_first"][:, 0] = True
         return batch
@@ -84,7 +84,7 @@ def serve_online(build: Callable[[argparse.Namespace], Agent]) -> None:
     parser.add_argument("--dtype", default="float32")
     options = parser.parse_args()
     agent, pendulum, rng = build(options), Pendulum(1000 + options.seed), np.random.default_rng(options.seed)
-    buffer = Buffer(options.steps + options.steps // STEPS_A_EPISODE + 1)
+    buffer = Buffer(-(-options.steps // STEPS_A_EPISODE) * (STEPS_A_EPISODE + 1))
     begun, steps = time.monotonic(), 0
     while steps < options.steps:
         observation, reward, paid = pendulum.reset(), 0.0, 0.0

@@ -70,7 +70,7 @@ class Ours:
         return float(loss.detach())
 
     def imagine(self) -> float:
-        return float(self.dreamer.imagine(self.starts).feat[-1].float().sum())
+        return float(self.dreamer.imagine(self.starts).feat.mean(dtype=torch.float32))
 
     def policy(self) -> float:
         return float(self.acting(self.seen, self.no).sum())

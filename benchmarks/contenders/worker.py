@@ -20,8 +20,8 @@ class Contender:
     environment: dict[str, str] = field(default_factory=dict)
 
 
-# What worldmodel/speed.py sets for ours, given to peers: freed memory stays in the process (page faults of large
-# temporaries are a tenth of an eager step and more), float32 products go to oneDNN.
+# The like of what worldmodel/speed.py sets for ours, given to peers: freed memory stays in the process (page faults of
+# large temporaries are a tenth of an eager step and more), float32 products go to oneDNN.
 BLOCKS = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**36), "MALLOC_TOP_PAD_": str(2**26)}
 CONTENDERS = {
     "ours": Contender("ours"),
@@ -118,4 +118,5 @@ class Worker:
             return json.loads(line)
         status = self.process.wait()
         said = [text for text in self.log.read_text().splitlines() if text.strip()]
-        raise AbsentError(f"{said[-1] if said else status} ({self.log})")
+        reason = f"{said[-1] if said else status} ({self.log})"
+        raise AbsentError(reason) if "ModuleNotFoundError" in reason else RuntimeError(f"{self.name}: {reason}")

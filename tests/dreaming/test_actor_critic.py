@@ -54,6 +54,13 @@ def test_the_return_scale_never_blows_small_returns_up():
     torch.testing.assert_close(ReturnScale().update(torch.linspace(0, 100, 1001)), torch.tensor(90.0))
 
 
+def test_returns_that_are_not_finite_leave_the_scale_alone():
+    scale = ReturnScale()
+    scale.update(torch.linspace(0, 100, 1001))
+    assert scale.update(torch.tensor([1.0, float("nan")])).isnan()
+    torch.testing.assert_close(scale.high - scale.low, torch.tensor(90.0))
+
+
 @pytest.fixture
 def model() -> WorldModel:
     torch.manual_seed(0)

@@ -196,6 +196,20 @@ def poison(instance: Trainer, monkeypatch, from_step: int, to_step: int, which: 
     monkeypatch.setattr(trainer_module, which, loss)
 
 
+def test_a_few_bad_batches_of_the_transition_are_no_cause_to_go_back(logs, monkeypatch):
+    trainer = Trainer(logs, TINY, dataclasses.replace(QUICK, transition_steps=2))
+    honest, calls = trainer_module.transition_loss, []
+
+    def every_other(model, batch):
+        calls.append(batch)
+        return honest(model, batch) * (float("nan") if len(calls) % 2 else 1.0)
+
+    monkeypatch.setattr(trainer_module, "transition_loss", every_other)
+    steps(trainer, 8, 10)
+    assert trainer.transition_step is not None and trainer.transition_step.skipped == 8
+    assert trainer.skipped == 0 and trainer.trouble == []
+
+
 LOSSES = pytest.mark.parametrize("which", ["world_model_loss", "transition_loss"])
 
 
