@@ -13,7 +13,7 @@ from dreaming.report.data import Report, Video, write_aside
 from dreaming.report.effort import next_section, spent_section, training_section, warnings_section
 from dreaming.report.markup import duration, paragraph, section, tile
 from dreaming.report.style import CSS
-from dreaming.report.summary import headline, percent, pooled, split, within_logs_sentence
+from dreaming.report.summary import headline, nothing_kept_sentence, percent, pooled, split, within_logs_sentence
 from dreaming.report.survival import cannot_section, survival_section
 
 MOST_BYTES = 8_000_000  # of the whole page; what does not fit is linked instead
@@ -70,6 +70,7 @@ def _opening(report: Report) -> str:
         f'<p class="eyebrow">A night of dreaming · {escape(report.task)} · {escape(_date(report.finished))}</p>{banner}'
         f"<h1>{escape(report.headline or headline(report))}</h1>"
         f"{paragraph(within_logs_sentence(report), 'lede')}"
+        f"{paragraph(nothing_kept_sentence(report), 'lede')}"
         f'<div class="tiles">{"".join(_tiles(report))}</div>'
     )
 

@@ -143,6 +143,17 @@ def within_logs_sentence(report: Report) -> str:
     )
 
 
+def nothing_kept_sentence(report: Report) -> str:
+    """Why before and after are alike, where trials found no policy better than the one that the night began with."""
+    trials = report.training.selection
+    if len(trials) < 2 or any(row["kept"] for row in trials[1:]):
+        return ""
+    return (
+        f"None of {len(trials) - 1} trials of the dreaming policy went better than the policy that the dreams began "
+        "with, so that one was kept: before and after are the same."
+    )
+
+
 def _open_loop_sentence(report: Report) -> str:
     loop = report.open_loop
     if loop is None or not loop.horizon or loop.model[-1] is None or not loop.persistence[-1]:

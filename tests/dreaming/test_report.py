@@ -282,6 +282,16 @@ def test_a_gain_outside_does_not_hide_a_loss_inside(tmp_path):
     assert "Within the logs' range it fails in 60% of 100 (50–69%), which is worse than before: 5%" in text
 
 
+def test_a_night_that_kept_the_policy_it_began_with_says_so(tmp_path):
+    report, sentence = make_report(), "None of 3 trials of the dreaming policy went better"
+    kept = [{"seconds": 60.0 * i, "scores": {"logged": 0.9}, "kept": i == 0} for i in range(4)]
+    for trials, told in ((kept, True), ([*kept, {**kept[0], "seconds": 300.0}], False), (kept[:1], False)):
+        training = dataclasses.replace(report.training, selection=trials)
+        dataclasses.replace(report, training=training, videos=[]).save(tmp_path)
+        text = Reader(write_report(tmp_path).read_text(encoding="utf-8")).text
+        assert (sentence in text) is told
+
+
 def test_progress_is_shown_where_it_is_measured(tmp_path):
     worlds = [cell(10, 10), cell(10, 10, n=300)]
     for world, before, after in zip(worlds, (4.0, 8.0), (12.0, 16.0), strict=True):
