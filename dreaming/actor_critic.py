@@ -38,18 +38,20 @@ class ActorCriticConfig:
     slow_rate: float = 0.02  # share of the critic that its slow copy takes over at each update
 
 
-def lambda_return(reward: Tensor, continuation: Tensor, value: Tensor, discount: float, lam: float) -> Tensor:
+def lambda_return(reward: Tensor, continuation: Tensor, value: Tensor, discount: float, lam: float | Tensor) -> Tensor:
     """TD(lambda) returns (N, H) of the states 0 to H-1.
 
     Args:
         reward: (N, H) for arriving in states 1 to H.
         continuation: (N, H) probability of going on from states 1 to H.
         value: (N, H + 1) of states 0 to H; the last one stands for everything after.
+        lam: of all steps, or (N, H) of each; at 0 nothing beyond a state's value counts.
     """
+    lam = torch.as_tensor(lam).expand_as(reward)
     following = value[:, -1]
     returns = []
     for t in reversed(range(reward.shape[1])):
-        mixed = (1 - lam) * value[:, t + 1] + lam * following
+        mixed = (1 - lam[:, t]) * value[:, t + 1] + lam[:, t] * following
         following = reward[:, t] + discount * continuation[:, t] * mixed
         returns.append(following)
     return torch.stack(returns[::-1], 1)
@@ -71,9 +73,8 @@ class ReturnScale(nn.Module):
     @torch.no_grad()
     def update(self, returns: Tensor) -> Tensor:
         low, high = torch.quantile(returns.flatten()[:100_000], torch.tensor([0.05, 0.95]))
-        if not torch.isfinite(
-            low + high
-        ):  # the step is refused as well; a range that took it in would refuse all others
+        if not torch.isfinite(low + high):
+            # Such a step is refused; a range that took it in would have all later ones refused as well.
             return returns.new_tensor(float("nan"))
         rate = self.rate if self.started else 1.0
         self.low += rate * (low - self.low)
@@ -155,8 +156,12 @@ class ActorCritic(nn.Module):
         metrics |= {"actor_entropy": entropy.mean(), "clone_log_prob": alike.mean()}
         return actor_loss + critic_loss, {k: v.detach() for k, v in metrics.items()}
 
-    @torch.no_grad()
     def follow(self) -> None:
-        """Move the slow critic towards the critic."""
-        for slow, fast in zip(self.slow_critic.parameters(), self.critic.parameters(), strict=True):
-            slow.lerp_(fast, self.config.slow_rate)
+        follow(self.slow_critic, self.critic, self.config.slow_rate)
+
+
+@torch.no_grad()
+def follow(slow: nn.Module, fast: nn.Module, rate: float) -> None:
+    """Move a slow copy towards what it copies, by a share of the way."""
+    for own, other in zip(slow.parameters(), fast.parameters(), strict=True):
+        own.lerp_(other, rate)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from configs import UserError
-from dreaming.actor_critic import ReturnScale, lambda_return
+from dreaming.actor_critic import ReturnScale, follow, lambda_return
 from worldmodel.context import ContextSpec
 from worldmodel.distributions import (
     BoundedNormal,
@@ -141,14 +141,10 @@ class Dreamer(nn.Module):
         log_probs = torch.log_softmax(self.critic(feat), -1).transpose(0, 1)
         with torch.no_grad():
             slow = twohot_mean(self.slow_critic(feat), self.bins).T
-            live = (~batch.is_terminal).float() * c.discount
             # Where an episode ends, nothing that follows in the log belongs to it.
-            lam = (~batch.is_last).float() * c.lam
-            following, returns = dreamt[:, -1], []
-            for t in reversed(range(1, live.shape[1])):
-                following = batch.reward[:, t] + live[:, t] * torch.lerp(dreamt[:, t], following, lam[:, t])
-                returns.append(following)
-        fit = self._fit(log_probs, torch.stack(returns[::-1]), slow)
+            live, lam = (~batch.is_terminal[:, 1:]).float(), c.lam * (~batch.is_last[:, 1:]).float()
+            returns = lambda_return(batch.reward[:, 1:], live, dreamt, c.discount, lam)
+        fit = self._fit(log_probs, returns.T, slow)
         return ((~batch.is_last[:, :-1]).T * fit).mean()
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -167,15 +163,9 @@ class Dreamer(nn.Module):
         loss, metrics = self.loss(batch)
         metrics["loss"] = loss.detach()
         if self.step(loss):
-            self._follow()
+            follow(self.slow_critic, self.critic, self.config.slow_rate)
         metrics["skipped"] = torch.tensor(float(self.step.skipped))
         return {name: float(value.detach()) for name, value in metrics.items()}
-
-    @torch.no_grad()
-    def _follow(self) -> None:
-        """Move the slow critic towards the critic."""
-        for slow, fast in zip(self.slow_critic.parameters(), self.critic.parameters(), strict=True):
-            slow.lerp_(fast, self.config.slow_rate)
 
 
 class Acting:

@@ -24,8 +24,12 @@ def categorical_log_probs(logits: Tensor) -> Tensor:
     Computed with the classes before the categoricals, and a view of that: a softmax over few last entries was measured
     to take ten times as long.
     """
-    probs = torch.softmax(logits.mT.contiguous(), -2).mT
-    return torch.log((1 - UNIMIX) * probs + UNIMIX / logits.shape[-1])
+    return torch.log(mixed(torch.softmax(logits.mT.contiguous(), -2))).mT
+
+
+def mixed(probs: Tensor) -> Tensor:
+    """Categoricals (..., C, S), the classes first, with 1% of a uniform."""
+    return (1 - UNIMIX) * probs + UNIMIX / probs.shape[-2]
 
 
 def sample_one_hot(log_probs: Tensor) -> Tensor:

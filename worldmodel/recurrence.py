@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldmodel.distributions import UNIMIX
+from worldmodel.distributions import UNIMIX, mixed
 from worldmodel.nets import RMS_EPS
 
 
@@ -249,11 +249,6 @@ class Unroll(torch.autograd.Function):
             out_bias=classes_first(weights.out_bias, back),
         )
         return of_step.of_action, of_token, None, None, None, None, None, *weights
-
-
-def mixed(probs: Tensor) -> Tensor:
-    """(..., C, S) with 1% of a uniform."""
-    return (1 - UNIMIX) * probs + UNIMIX / probs.shape[-2]
 
 
 def _weight_grads(

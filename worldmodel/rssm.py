@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from worldmodel.distributions import categorical_kl, categorical_log_probs, mode_one_hot, sample_one_hot
+from worldmodel.distributions import categorical_kl, categorical_log_probs, mixed, mode_one_hot, sample_one_hot
 from worldmodel.nets import MLP, BlockLinear, Linear, NormedLinear, RMSNorm, Rounding, truncated_normal_
-from worldmodel.recurrence import Cell, Unroll, Weights, classes_first, draw, mixed, normed
+from worldmodel.recurrence import Cell, Unroll, Weights, classes_first, draw, normed
 
 
 class State(NamedTuple):
