@@ -35,6 +35,24 @@ class Batch:
     episode: np.ndarray  # (B, T) index into the log
     step: np.ndarray  # (B, T) step within the episode
 
+    @classmethod
+    def without_physics(cls, action: Tensor, image: Tensor | None = None, **rows: Tensor) -> "Batch":
+        """Of the rest, as `rows`, alone: no physics is known, and what was commanded reached the motors."""
+        shape = action.shape[:2]
+        nothing, nowhere = torch.zeros(*shape, 0), np.zeros(shape, np.int64)
+        return cls(
+            image=image,
+            action=action,
+            applied_action=action,
+            demonstrated=action,
+            context=nothing,
+            known=nothing,
+            labelled=torch.zeros(shape, dtype=torch.bool),
+            episode=nowhere,
+            step=nowhere,
+            **rows,
+        )
+
 
 @dataclass(frozen=True)
 class Statistics:

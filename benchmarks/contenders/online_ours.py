@@ -28,13 +28,10 @@ class Ours:
 
     def train(self, batch: Arrays) -> None:
         given = {name: torch.from_numpy(value) for name, value in batch.items()}
-        shape = given["reward"].shape
         # Ours keeps with each observation the action that led there.
-        before = torch.cat([torch.zeros(shape[0], 1, ACTION), given["action"][:, :-1]], 1)
-        nothing, nowhere = torch.zeros(*shape, 0), np.zeros(shape, np.int64)
-        given |= {"action": before, "applied_action": before, "demonstrated": before, "context": nothing}
-        labelled = torch.zeros(shape, dtype=torch.bool)
-        self.dreamer.update(Batch(**given, image=None, known=nothing, labelled=labelled, episode=nowhere, step=nowhere))
+        before = torch.roll(given.pop("action"), 1, 1)
+        before[:, 0] = 0
+        self.dreamer.update(Batch.without_physics(before, **given))
         self.acting.refresh()
 
 

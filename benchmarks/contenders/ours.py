@@ -3,7 +3,6 @@
 import argparse
 from dataclasses import replace
 
-import numpy as np
 import torch
 from protocol import ACTION, BATCH, HORIZON, LENGTH, OBSERVATION, serve
 from torch import nn
@@ -18,31 +17,13 @@ from worldmodel.speed import prepare_cpu
 
 
 def make_batch() -> Batch:
-    """Random numbers without physics, an episode a segment."""
+    """Random numbers, an episode a segment."""
     shape = (BATCH, LENGTH)
-    action, no, nothing = (
-        torch.rand(*shape, ACTION) * 2 - 1,
-        torch.zeros(shape, dtype=torch.bool),
-        torch.zeros(*shape, 0),
-    )
+    action, no = torch.rand(*shape, ACTION) * 2 - 1, torch.zeros(shape, dtype=torch.bool)
     first = no.clone()
     first[:, 0] = True
-    return Batch(
-        vector=torch.randn(*shape, OBSERVATION),
-        image=None,
-        action=action,
-        applied_action=action,
-        context=nothing,
-        known=nothing,
-        labelled=no,
-        reward=torch.randn(shape),
-        is_first=first,
-        is_terminal=no,
-        demonstrated=torch.zeros_like(action),
-        is_last=no,
-        episode=np.zeros(shape, np.int64),
-        step=np.tile(np.arange(LENGTH), (BATCH, 1)),
-    )
+    vector, reward = torch.randn(*shape, OBSERVATION), torch.randn(shape)
+    return Batch.without_physics(action, vector=vector, reward=reward, is_first=first, is_last=no, is_terminal=no)
 
 
 class Ours:

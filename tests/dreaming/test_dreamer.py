@@ -27,26 +27,12 @@ def dreamer() -> Dreamer:
 
 
 def batch_of(size: int = 4, length: int = 6) -> Batch:
-    shape, action = (size, length), torch.rand(size, length, 3) * 2 - 1
-    no = torch.zeros(shape, dtype=torch.bool)
-    first, nothing, nowhere = no.clone(), torch.zeros(*shape, 0), np.zeros(shape, np.int64)
+    action, no = torch.rand(size, length, 3) * 2 - 1, torch.zeros(size, length, dtype=torch.bool)
+    first = no.clone()
     first[:, 0] = True
-    return Batch(
-        vector=torch.randn(*shape, 5),
-        image=None,
-        action=action,
-        applied_action=action,
-        demonstrated=action,
-        reward=torch.randn(shape),
-        is_first=first,
-        is_last=no.clone(),
-        is_terminal=no.clone(),
-        context=nothing,
-        known=nothing,
-        labelled=no,
-        episode=nowhere,
-        step=nowhere,
-    )
+    vector, reward = torch.randn(size, length, 5), torch.randn(size, length)
+    flags = {"is_first": first, "is_last": no.clone(), "is_terminal": no.clone()}
+    return Batch.without_physics(action, vector=vector, reward=reward, **flags)
 
 
 def test_actor_and_critic_losses_are_the_official_ones():

@@ -56,11 +56,7 @@ def new_model() -> WorldModel:
 def batch_of(recording: Recording) -> Batch:
     given = {name: torch.from_numpy(value) for name, value in recording.under("batch").items()}
     given["vector"] = torch.cat([given.pop("angles"), given.pop("speeds")], -1)
-    rows = given["is_first"].shape
-    nothing = torch.zeros(*rows, 0)
-    given |= {"applied_action": given["action"], "demonstrated": given["action"], "context": nothing, "known": nothing}
-    nowhere = np.zeros(rows, np.int64)
-    return Batch(**given, labelled=torch.zeros(rows, dtype=torch.bool), episode=nowhere, step=nowhere)
+    return Batch.without_physics(**given)
 
 
 def draw(monkeypatch, given: Iterator[Tensor]) -> None:
