@@ -14,8 +14,6 @@ import numpy as np
 
 from configs import UserError
 from envs import registry
-from envs.experts.hopper import hopper_expert
-from envs.experts.push_box import push_box_expert
 from envs.physics import Physics, PhysicsRange, check_range, sample
 from envs.workers import Arrays, Workers
 from worldmodel.episode import Episode
@@ -65,8 +63,7 @@ class ExpertPolicy:
     name = "expert"
 
     def __init__(self, task: str, seed: int = 0) -> None:
-        registry.nominal(task)  # an unknown task is an error here, not at the first step
-        self._task = task
+        self._expert = registry.entry(task).expert
         self._streams = RowStreams(seed, FOR_EXPERT)
 
     def reset(self, n: int) -> None:
@@ -74,10 +71,7 @@ class ExpertPolicy:
 
     def act(self, observation: Arrays, is_first: np.ndarray) -> np.ndarray:
         self._streams.begin(is_first)
-        vectors = observation["vector"]
-        if self._task == "hopper":
-            return hopper_expert(vectors)
-        return np.stack([push_box_expert(*row) for row in zip(vectors, self._streams.rows, strict=True)])
+        return np.stack([self._expert(*row) for row in zip(observation["vector"], self._streams.rows, strict=True)])
 
 
 class RandomPolicy:
@@ -104,18 +98,6 @@ class RandomPolicy:
         return self._action.copy()
 
 
-class Player(Protocol):
-    """Does something with the machine for its own sake: play, made anew for each row."""
-
-    def begin(self, rng: np.random.Generator) -> None:
-        """An episode begins."""
-        ...
-
-    def act(self, observation: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """An action (A,) for a vector observation (D,)."""
-        ...
-
-
 class NoisyPolicy:
     """Another policy with noise on its actions, so that logs hold what happens beside the demonstrator's path.
 
@@ -138,7 +120,7 @@ class NoisyPolicy:
         std: tuple[float, float],
         seed: int = 0,
         play: float = 0.0,
-        player: Callable[[], Player] | None = None,
+        player: Callable[[], registry.Player] | None = None,
     ) -> None:
         low, high = std
         if not 0.0 <= low <= high:
@@ -176,8 +158,8 @@ class NoisyPolicy:
 
 def demonstrator(task: str, seed: int) -> NoisyPolicy:
     """The task's expert with its usual noise and share of play: what starter logs are recorded with."""
-    expert, noise = ExpertPolicy(task, seed), registry.policy_noise(task)
-    return NoisyPolicy(expert, noise, seed, registry.play(task), registry.player(task))
+    entry = registry.entry(task)
+    return NoisyPolicy(ExpertPolicy(task, seed), entry.noise, seed, entry.play, entry.player)
 
 
 def policy_name(policy: Policy) -> str:

@@ -4,31 +4,69 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
 
 from configs import UserError, suggest
-from envs.experts.hopper import HopperPlayer
-from envs.experts.push_box import BoxPlayer
+from envs.experts.hopper import HopperPlayer, hopper_expert
+from envs.experts.push_box import BoxPlayer, push_box_expert
 from envs.physics import Physics, PhysicsRange
 from worldmodel.storage import make_schema
 
-TASKS: dict[str, tuple[str, str]] = {
-    "push-box": ("envs.tasks.push_box", "PushBox"),
-    "hopper": ("envs.tasks.hopper", "Hopper"),
+
+class Expert(Protocol):
+    """A demonstrator without memory."""
+
+    def __call__(self, observation: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Action (A,) in [-1, 1] for a vector observation (D,)."""
+        ...
+
+
+class Player(Protocol):
+    """Does something with the machine for its own sake: play, made anew for each row."""
+
+    def begin(self, rng: np.random.Generator) -> None:
+        """An episode begins."""
+        ...
+
+    def act(self, observation: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """An action (A,) for a vector observation (D,)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What starter logs of a task are recorded with, and where the task is."""
+
+    module: str  # imports PyBullet
+    name: str
+    expert: Expert
+    player: Callable[[], Player]
+    noise: tuple[float, float]  # of the demonstrator, from and to, an episode at a time: standard deviations of actions
+    play: float  # share of the episodes
+
+
+TASKS = {
+    "push-box": Entry("envs.tasks.push_box", "PushBox", push_box_expert, BoxPlayer, (0.0, 0.4), 0.5),
+    # Play of hopper is short, as it ends with a fall.
+    "hopper": Entry("envs.tasks.hopper", "Hopper", hopper_expert, HopperPlayer, (0.0, 0.2), 0.8),
 }
-POLICY_NOISE = {"push-box": (0.0, 0.4), "hopper": (0.0, 0.2)}  # standard deviations, in units of the action
-# Share of a recording's episodes that are play; those of hopper are short.
-PLAY = {"push-box": 0.5, "hopper": 0.8}
-PLAYERS = {"push-box": BoxPlayer, "hopper": HopperPlayer}
+
+
+def entry(task: str) -> Entry:
+    """`UserError` where there is no such task."""
+    if task not in TASKS:
+        raise UserError(f"task {suggest(task, TASKS)}")
+    return TASKS[task]
 
 
 def task_class(task: str):
     """Imports the task, and PyBullet with it; `UserError` where there is no such task or no PyBullet."""
-    if task not in TASKS:
-        raise UserError(f"task {suggest(task, TASKS)}")
-    module, name = TASKS[task]
+    found = entry(task)
     try:
-        return getattr(importlib.import_module(module), name)
+        return getattr(importlib.import_module(found.module), found.name)
     except ModuleNotFoundError as error:
         if error.name != "pybullet":
             raise
@@ -50,24 +88,6 @@ def nominal(task: str) -> Physics:
 def log_ranges(task: str) -> PhysicsRange:
     """What `record-rollouts` draws from unless told otherwise: the worlds that starter logs know."""
     return dict(task_class(task).log_ranges)
-
-
-def policy_noise(task: str) -> tuple[float, float]:
-    """What the demonstrator's noise is drawn from, an episode at a time, unless told otherwise."""
-    task_class(task)
-    return POLICY_NOISE[task]
-
-
-def play(task: str) -> float:
-    """Share of a recording's episodes that are play, unless told otherwise."""
-    task_class(task)
-    return PLAY[task]
-
-
-def player(task: str) -> Callable[[], Any]:
-    """Makes one who plays (envs.record.Player)."""
-    task_class(task)
-    return PLAYERS[task]
 
 
 def schema(task: str, camera: bool = False) -> dict[str, Any]:

@@ -21,19 +21,19 @@ NAMED = ("expert", "random")
 
 def record_rollouts(options: Record) -> None:
     task = options.task
-    registry.task_class(task)
+    entry = registry.entry(task)
     if options.episodes < 1:
         raise UserError(f"--episodes is {options.episodes}; give 1 or more")
     if options.seed < 0:
         raise UserError(f"--seed is {options.seed}; give 0 or more")
-    low, high = options.noise or registry.policy_noise(task)
+    low, high = options.noise or entry.noise
     if not (math.isfinite(high) and 0.0 <= low <= high):
         raise UserError(f"--noise is {low:g} {high:g}; give two numbers, 0 <= lowest <= highest")
     ranges = parse_ranges(options.randomise, task)
     play = options.play
     if play is None:
-        play = registry.play(task) if options.policy == "expert" else 0.0
-    policy = NoisyPolicy(_policy(options), (low, high), options.seed, play, registry.player(task))
+        play = entry.play if options.policy == "expert" else 0.0
+    policy = NoisyPolicy(_policy(options), (low, high), options.seed, play, entry.player)
     if options.out.exists() and not options.out.is_dir():
         raise UserError(f"--out {options.out} is a file; logs need a folder")
     schema = registry.schema(task, options.camera)
