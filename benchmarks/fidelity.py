@@ -1,122 +1,178 @@
-"""Does a dream tell a good policy from a bad one? Scripted policies of push-box, in dreams and in PyBullet.
+"""How far do rollouts stray from what then happens? Ours, DreamerV3, PETS, RWM and standing still, on equal logs.
 
-    python benchmarks/fidelity.py --folder runs/survival/push-box/seed-0
+    python benchmarks/fidelity.py --task push-box --seeds 3
 
-The folder is one that `survival.py` left: logs, and the world model learnt from them. Dreams begin where logged
-episodes began, are told the friction, and last as long as an episode.
+Each foreteller learns from the same logs for the same time, on one thread, and then foretells held-out episodes under
+their own commands, from moments all over them. The floor is the simulator itself, its start kicked by a hundredth of
+each channel's standard deviation. Then the same in worlds that no log holds, told the truth of them, nothing, or that
+they were nominal. Finished parts are kept in --out, so an interrupted run goes on.
 """
 
-from collections.abc import Callable
+import json
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import tyro
+from foretelling.moments import Foretold, Moments, Told
+from foretelling.rivals import Ensemble, Persistence, Recurrent
+from foretelling.tables import HORIZONS, report
+from foretelling.world_models import Ours, Published
 
-from dreaming.evaluate import evaluate
-from dreaming.imagination import imagine, starts_from
-from dreaming.learning import dream_physics
+from configs import to_dict
+from dreaming.comparison import Comparison
+from dreaming.scenario import load_scenarios
+from dreaming.truth import Truth, from_log, simulate
 from envs import registry
-from envs.experts.push_box import careful_oracle, push_box_expert
-from envs.physics import Physics
-from envs.tasks.push_box import GOAL_RADIUS_M
+from envs.physics import PhysicsRange
+from envs.record import demonstrator, record
 from envs.workers import Workers
-from worldmodel.model import WorldModel
+from worldmodel.checkpoint import write_atomically
+from worldmodel.context import PUSH
 from worldmodel.replay import Replay
-from worldmodel.storage import LogReader
-from worldmodel.trainer import load_model, split_episodes
+from worldmodel.speed import prepare_cpu
+from worldmodel.storage import LogReader, LogWriter
 
-TASK, SEED = "push-box", 6_500_000
-FRICTIONS = (0.05, 0.08, 0.12, 0.2, 0.3, 0.5)
-Rule = Callable[[np.ndarray, Physics], np.ndarray]  # observation (18,) and physics to action (2,)
-
-
-def demonstrator(observation: np.ndarray, physics: Physics) -> np.ndarray:
-    return push_box_expert(observation, np.random.default_rng(0))
-
-
-def slow_demonstrator(observation: np.ndarray, physics: Physics) -> np.ndarray:
-    """Walks as the demonstrator does and pushes at two fifths of its speed."""
-    action = push_box_expert(observation, np.random.default_rng(0))
-    touching = observation[17] > 0.5
-    return 0.4 * action if touching else action
-
-
-RULES: dict[str, Rule] = {
-    "demonstrator": demonstrator,
-    "slow demonstrator": slow_demonstrator,
-    "careful oracle": careful_oracle,
-}
+KICK, REPLICAS = 1e-2, 2
+TOLD: tuple[Told, ...] = ("the truth", "nothing", "nominal")
+OUTSIDE_SEED = 40_000  # of recordings in worlds that no log holds
 
 
 @dataclass
 class Fidelity:
-    """Failure rates of scripted policies by floor friction, dreamt and true."""
+    """Held-out open-loop error by horizon, of five ways to foretell, within the logs and beyond."""
 
-    folder: Path
-    count: int = 64
-    """Dreams, and episodes in PyBullet, of each policy at each friction."""
-
-
-class Scripted:
-    """A rule as a policy of the simulator and as an actor of dreams; all rows have one physics."""
-
-    view = "blind"
-
-    def __init__(self, rule: Rule, physics: Physics, model: WorldModel) -> None:
-        self.rule, self.physics, self.model = rule, physics, model
-
-    def reset(self, n: int) -> None:
-        pass
-
-    def act(self, observation: dict[str, np.ndarray], is_first: np.ndarray) -> np.ndarray:
-        return np.stack([self.rule(row, self.physics) for row in observation["vector"].astype(np.float64)])
-
-    def __call__(self, scaled: torch.Tensor, estimate: torch.Tensor, explore: bool = False) -> "Chosen":
-        vector = (scaled * self.model.std + self.model.mean).numpy()
-        return Chosen(torch.as_tensor(self.act({"vector": vector}, np.zeros(0)), dtype=torch.float32))
+    task: str = "push-box"
+    contenders: str = "ours,published,ensemble,recurrent,persistence"
+    seeds: int = 1
+    first_seed: int = 0
+    episodes: int = 1200
+    learn_s: float = 200.0
+    moments: int = 400
+    outside_episodes: int = 40
+    """Recorded in each world that no log holds; never learnt from."""
+    out: Path = Path("runs/fidelity")
 
 
-@dataclass
-class Chosen:
-    action: torch.Tensor
+def logs(task: str, episodes: int, seed: int, folder: Path, ranges: PhysicsRange | None = None) -> LogReader:
+    """What the demonstrator does there, with its usual noise and play; recorded if it has not been."""
+    policy = demonstrator(task, seed)
+    with LogWriter(folder, registry.schema(task)) as writer:
+        if len(writer) < episodes:
+            for episode in record(task, policy, episodes - len(writer), seed + 1000 * len(writer), ranges, processes=0):
+                writer.append(episode)
+    return LogReader(folder)
 
-    def sample(self) -> torch.Tensor:
-        return self.action
+
+def contender(name: str, reader: LogReader, base: Ours, seed: int) -> Any:
+    makers: dict[str, Callable[[], Any]] = {
+        "ours": lambda: base,
+        "published": lambda: Published(reader, seed),
+        "ensemble": lambda: Ensemble(reader, base.trainer),
+        "recurrent": lambda: Recurrent(reader, base.trainer),
+        "persistence": Persistence,
+    }
+    return makers[name]()
 
 
-@torch.no_grad()
-def dreamt(policy: Scripted, replay: Replay, count: int) -> float:
-    rng = np.random.default_rng(SEED)
-    torch.manual_seed(SEED)
-    first_rows = replay.offset[rng.choice(len(replay.episodes), count)][:, None]
-    starts = starts_from(policy.model, replay.gather(first_rows), "blind")
-    steps, hz = registry.task_class(TASK).max_steps, registry.task_class(TASK).control_hz
-    physics = dream_physics(policy.model, [policy.physics] * count, np.zeros(count, int), steps, hz)
-    rollout = imagine(policy.model, policy, starts, physics, steps, noisy=True)  # pyright: ignore[reportArgumentType]
-    lost = (rollout.continuation < 0.5).any(1)
-    missed = rollout.observation[:, -1, 15:17].norm(dim=-1) > GOAL_RADIUS_M
-    return float((lost | missed).float().mean())
+def learnt(name: str, foreteller: Any, options: Fidelity, folder: Path) -> None:
+    """Trains it for the time given, or takes what was trained before."""
+    if name == "persistence":
+        return
+    done = folder / "done.json"
+    if done.exists():
+        foreteller.restore(folder)
+        return
+    updates, begun = 0, time.monotonic()
+    while (share := (time.monotonic() - begun) / options.learn_s) < 1:
+        foreteller.update(share)
+        updates += 1
+    foreteller.save(folder)
+    write_atomically(done, json.dumps({"updates": updates}).encode())
+    print(f"{options.task}: {name} made {updates} updates", flush=True)
+
+
+def worlds(task: str, replay: Replay) -> list[tuple[str, PhysicsRange]]:
+    """Levels of the packaged edge cases that lie beyond the logs and that the model can be told."""
+    context, found = replay.context, []
+    for scenario in load_scenarios("edge-cases", task):
+        if not all((PUSH if f.startswith("push_") else f) in context.names for f in scenario.factors(task)):
+            continue
+        for label, physics in scenario.levels(task):
+            changed = {k: (v, v) for k, v in physics.to_dict().items() if v != getattr(registry.nominal(task), k)}
+            found.append((f"{scenario.name} {label}", changed))
+    return found
+
+
+def judged(moments: Moments, foretold: Foretold, truths: list[list[Truth]], std: np.ndarray, names: Sequence[str]):
+    """The audit's figures, and those it has not: rewards and contacts by horizon."""
+    comparison = Comparison(moments.dreams(foretold, "logged"), [t[0] for t in truths], [t[1:] for t in truths], std)
+    lived = torch.from_numpy(moments.steps[:, None] >= np.arange(1, moments.horizon + 1))
+    truth = moments.batch.vector[:, -moments.horizon :]
+    paid = moments.batch.reward[:, -moments.horizon :]
+    more: dict[str, list[float | None]] = {"reward": []}
+    contacts = [c for c, name in enumerate(names) if "contact" in name]
+    for h in range(moments.horizon):
+        here = lived[:, h]
+        off = (foretold.reward - paid)[here, h]
+        more["reward"].append(float(off.square().mean().sqrt()) if here.any() else None)
+        for kind in ("precision", "recall"):
+            said, so = (x[here, h][:, contacts] > 0.5 for x in (foretold.vector, truth))
+            among = said if kind == "precision" else so
+            share = float((said & so).sum() / among.sum()) if among.any() else None
+            more.setdefault(f"contact {kind}", []).append(share)
+    return {"audit": to_dict(comparison.judge("logged", names)), **more}
+
+
+def one_seed(options: Fidelity, seed: int) -> dict[str, Any]:
+    task, folder = options.task, options.out / options.task / f"seed-{seed}"
+    file = folder / "results.json"
+    results: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    asked = options.contenders.split(",")
+    if set(asked) <= set(results.get("within", {})) and set(asked) <= set(results.get("beyond", {})):
+        return results
+    reader = logs(task, options.episodes, seed, folder / "episodes")
+    base = Ours(reader, seed)
+    std, nominal = base.model.std.numpy(), registry.nominal(task).to_dict()
+    names = list(registry.task_class(task).observation_names)
+    horizon = min(HORIZONS[-1], registry.task_class(task).max_steps - 10)
+    held_out = base.trainer.held_out
+    within = Moments(held_out, options.moments, horizon, seed)
+    beyond: dict[str, Moments] = {}
+    for name, ranges in worlds(task, held_out):
+        there = logs(task, options.outside_episodes, OUTSIDE_SEED + seed, folder / "beyond" / name, ranges)
+        beyond[name] = Moments(Replay(there, held_out.context), options.moments, horizon, seed)
+    with Workers(task, 25, processes=0) as workers:
+        dreams = within.dreams(Persistence().foretell(within.batch), "logged")
+        truths = simulate(dreams, reader, workers, KICK * std, REPLICAS)
+    for name in asked:
+        foreteller = contender(name, reader, base, seed)
+        learnt(name, foreteller, options, folder / name)
+        torch.manual_seed(seed)
+        results.setdefault("within", {})[name] = judged(within, foreteller.foretell(within.batch), truths, std, names)
+        there = results.setdefault("beyond", {}).setdefault(name, {})
+        for world, moments in beyond.items():
+            unkicked = [
+                [from_log(d, moments.replay.reader)] for d in moments.dreams(Persistence().foretell(moments.batch), "")
+            ]
+            there[world] = {
+                told: judged(moments, foreteller.foretell(moments.told(told, nominal)), unkicked, std, names)
+                for told in (TOLD if name != "persistence" else TOLD[:1])
+            }
+        write_atomically(file, json.dumps(results).encode())
+    return results
 
 
 def main(options: Fidelity) -> None:
     torch.set_num_threads(1)
-    model, _ = load_model(options.folder / "checkpoints")
-    reader = LogReader(options.folder / "episodes")
-    replay = Replay(reader, model.context, split_episodes(reader)[1])
-    print("| friction | " + " | ".join(map(str, FRICTIONS)) + " |\n" + "|---" * (1 + len(FRICTIONS)) + "|")
-    with Workers(TASK, 32, processes=0) as workers:
-        for name, rule in RULES.items():
-            rows: dict[str, list[str]] = {"dreamt": [], "true": []}
-            for friction in FRICTIONS:
-                physics = registry.nominal(TASK).replace(floor_friction=friction)
-                policy = Scripted(rule, physics, model)
-                (cell,) = evaluate(TASK, policy, [("", "", physics)], range(SEED, SEED + options.count), workers)
-                rows["dreamt"].append(f"{dreamt(policy, replay, options.count):.2f}")
-                rows["true"].append(f"{cell.failure_rate:.2f}")
-            for kind, rates in rows.items():
-                print(f"| {name}, {kind} | " + " | ".join(rates) + " |", flush=True)
+    prepare_cpu()
+    found = [one_seed(options, seed) for seed in range(options.first_seed, options.first_seed + options.seeds)]
+    print(f"\n{options.task}, {options.seeds} seeds, {options.learn_s:g} s of learning, {options.moments} moments")
+    report(found, options.contenders.split(","))
 
 
 if __name__ == "__main__":

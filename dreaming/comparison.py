@@ -8,7 +8,7 @@ import numpy as np
 from dreaming.audit_report import ChannelError, Curve, ErrorCurve, Falls, ScenarioAudit
 from dreaming.truth import Dream, Truth
 
-FALL_HORIZONS = (15, 30, 60)
+FALL_HORIZONS = (15, 50, 100)
 
 
 class Comparison:
