@@ -75,12 +75,11 @@ def test_it_is_down_when_its_ball_all_but_touches_the_floor(env):
     env.reset(seed=0)
     middle = np.radians([0, 65, 0, -65, 0, -65, 0, 65])  # upside down, the feet up
     env._set_state(np.array([0, 0, 0.5]), np.array([np.pi, 0, 0]), np.zeros(3), np.zeros(3), middle, np.zeros(8))
-    for _ in range(60):
+    terminated = False
+    while not terminated:
         _, reward, terminated, _, info = env.step(np.zeros(8, np.float32))
         assert terminated == info["failure"] == (torso(env)[0][2] <= 0.26)
-        if terminated:
-            break
-    assert terminated and reward < 0 and not info["success"]
+        assert not terminated or (reward < 0 and not info["success"])
 
 
 def test_limp_it_sinks_to_the_floor(env):
@@ -94,11 +93,14 @@ def test_limp_it_sinks_to_the_floor(env):
 )
 def test_failure_is_less_than_half_the_demonstrators_pace(env, physics, metres, success):
     observation, _ = env.reset(seed=0, options={"physics": physics})
+    infos = []
     for step in range(1, 501):
         observation, _, terminated, truncated, info = env.step(ant_expert(observation))
+        assert not terminated and truncated == (step == 500)
         assert info["success"] == (info["progress"] >= 1.0 * step * STEP_S)
-    assert truncated and not terminated and metres[0] < info["progress"] < metres[1]
-    assert success in (info["success"], None)
+        infos.append(info)
+    assert metres[0] < infos[-1]["progress"] < metres[1]
+    assert success in (infos[-1]["success"], None)
 
 
 # -- the expert ------------------------------------------------------------------------------------
