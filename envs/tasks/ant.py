@@ -41,9 +41,10 @@ ORANGE, YELLOW, BLUE = (0.93, 0.60, 0.22, 1.0), (0.95, 0.78, 0.35, 1.0), (0.20, 
 class Ant(Walker):
     """An ant of 182 kg: a ball with four legs, each with a hip that swings and an ankle; eight motors of 250 Nm.
 
-    It is down, which ends the episode, when the torso's centre sinks to 0.26 m, where its ball all but touches the
-    floor. Success: up, and on the mean at least 1 m/s on the way to a target 1 km ahead, half of what the demonstrator
-    walks in the nominal world. So an episode fails if the robot is down, or has come less than half the way.
+    Reward as of every Walker. It is down, which ends the episode, when the torso's centre sinks to 0.26 m, where its
+    ball all but touches the floor. Success: up, and on the mean at least 1 m/s on the way to a target 1 km ahead, half
+    of what the demonstrator walks in the nominal world. So an episode fails if the robot is down, or has come less than
+    half the way.
     Velocities are seen from the torso's heading, level with the floor. Place is not observed, nor is spin.
     Start: dropped, the torso 0.75 m over the floor, all joints within 0.1 rad of 0, from where the ankles snap into
     their range. Without commands it sinks to the floor in a third of a second.

@@ -43,7 +43,8 @@ FALLEN_Z_M, FALLEN_PITCH_RAD = 0.8, 1.0
 class Hopper(Walker):
     """A hopper of 15.8 kg: torso, thigh, leg and foot in the x-z plane, three torque motors of 75 Nm.
 
-    It is down, which ends the episode, when the torso's centre sinks below 0.8 m or the torso pitches beyond 1 rad.
+    Reward as of every Walker. It is down, which ends the episode, when the torso's centre sinks below 0.8 m or the
+    torso pitches beyond 1 rad.
     Start: upright, the foot 4 cm over the floor, every joint within 0.1 rad of straight.
     The payload is a point mass 10 cm over the torso's centre; at 30% of the robot's mass the expert always falls.
     """
