@@ -8,6 +8,7 @@ import numpy as np
 
 from dreaming.audit import Dream
 from dreaming.report.data import Video
+from dreaming.report.summary import words
 from dreaming.report.video import side_by_side
 from dreaming.truth import Truth
 from envs import registry
@@ -39,7 +40,7 @@ def film(run: Path, task: str, dream: Dream, truth: Truth, control_hz: float) ->
     name = f"report/dream-{dream.scenario}.mp4"
     factors = changed(dream.physics, task)
     title = f"{dream.scenario}: {factors}" if factors else dream.scenario
-    end = "falls" if task == "hopper" else "lost"
+    end = "lost" if task == "push-box" else words(task).lost
     side_by_side(
         run / name, sides[0], sides[1], hz=control_hz / stride, title=title,
         dream_end=f"{end}, as dreamt", truth_end=end if truth.fell else "time is up",

@@ -96,7 +96,7 @@ FACTORS: dict[str, Factor] = {
     "restitution": Factor("", 0.0, 1.0, "speed after an impact over speed before, for the body on floor and finger"),
     "slope_deg": Factor("deg", -45.0, 45.0, "positive is uphill along +x; gravity is turned, the floor stays level"),
     "gravity_m_s2": Factor("m/s2", 0.0, 30.0, "size of gravity"),
-    "payload_kg": Factor("kg", 0.0, 100.0, "point mass fixed to the body"),
+    "payload_kg": Factor("kg", 0.0, 200.0, "point mass fixed to the body"),
     "payload_x_m": Factor("m", -0.5, 0.5, "place of the payload along the body's own x; shifts the centre of mass"),
     "motor_strength": Factor("", 0.0, 2.0, "share of the nominal torque (speed, for a velocity motor) at a command"),
     "latency_steps": Factor("steps", 0.0, 20.0, "control steps by which a command arrives late", whole=True),

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from configs import UserError, suggest
+from envs.experts.ant import AntPlayer, ant_expert
 from envs.experts.hopper import HopperPlayer, hopper_expert
 from envs.experts.push_box import BoxPlayer, push_box_expert
 from envs.physics import Physics, PhysicsRange
@@ -52,6 +53,7 @@ TASKS = {
     "push-box": Entry("envs.tasks.push_box", "PushBox", push_box_expert, BoxPlayer, (0.0, 0.4), 0.5),
     # Play of hopper is short, as it ends with a fall.
     "hopper": Entry("envs.tasks.hopper", "Hopper", hopper_expert, HopperPlayer, (0.0, 0.2), 0.8),
+    "ant": Entry("envs.tasks.ant", "Ant", ant_expert, AntPlayer, (0.0, 0.2), 0.5),
 }
 
 

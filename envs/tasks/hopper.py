@@ -1,65 +1,56 @@
 """hopper: a one-legged robot in the plane runs along +x until it falls.
 
 Observation, action, reward and end are those of PyBullet's HopperBulletEnv, so that policies trained there run here.
-Its robot is built from the MJCF file in the installed wheel. The old code's habits are kept because trained policies
-met them: the torso is seen one sub-step late (Bullet's getLinkState lags), the contact channel is one step old, and the
-forward reward averages the parts' x, the floor's 0 among them.
+The old code's habits are kept because trained policies met them: the torso is seen one sub-step late (Bullet's
+getLinkState lags), the contact channel is one step old, and the forward reward averages the parts' x, the floor's 0
+among them.
 """
 
 from __future__ import annotations
 
-import functools
 import math
-import tempfile
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, ClassVar
-from xml.etree import ElementTree
+from typing import ClassVar
 
 import numpy as np
 
-from envs.bullet import BulletEnv, Outcome, pybullet
+from envs.bullet import Outcome, pybullet
 from envs.camera import View, take_picture
-from envs.physics import Physics, PhysicsRange
+from envs.physics import PhysicsRange
+from envs.tasks.walker import (
+    FLOOR_PATTERN_M,
+    RATE_SCALE,
+    SPEED_SCALE,
+    START_SPREAD_RAD,
+    STEP_S,
+    SUB_STEP_S,
+    Colour,
+    Walker,
+)
 
-STEP_S = 0.0165
-SUB_STEPS = 4
-SUB_STEP_S = STEP_S / SUB_STEPS
 SLIDE_X, SLIDE_Z, PITCH, TORSO = 0, 1, 2, 3  # the joints of the plane, and the torso's link
 JOINTS = (4, 6, 8)  # thigh, leg, foot
-LINKS = (3, 5, 7, 9)  # torso, thigh, leg, foot
-FOOT, PAYLOAD_REAR, PAYLOAD_FRONT = 9, 10, 11
+FOOT = 9
 POSED = (SLIDE_X, SLIDE_Z, PITCH, *JOINTS)
-TORQUE_NM = 75.0  # at a command of 1
 LOWEST = np.radians([-150.0, -150.0, -45.0])
 HIGHEST = np.radians([0.0, 0.0, 45.0])
 MIDDLE, REACH = (HIGHEST + LOWEST) / 2, (HIGHEST - LOWEST) / 2
-START_SPREAD_RAD = 0.1
 TORSO_Z_M = 1.25  # of the torso's centre, over the pitch joint's axis, which starts at the floor
-SPEED_SCALE, RATE_SCALE = 0.3, 0.1  # the old observation's units of speed and of joint rate
 PARTS = 11  # in the mean of x: ten of the robot, and the floor
 FALLEN_Z_M, FALLEN_PITCH_RAD = 0.8, 1.0
-COLOURS = ((0.85, 0.33, 0.24, 1.0), (0.93, 0.60, 0.22, 1.0), (0.95, 0.78, 0.35, 1.0), (0.20, 0.42, 0.62, 1.0))
-FLOOR_PATTERN_M = 2.0  # period of the chequers that Bullet draws on a plane
-PAYLOAD_ARM_M, PAYLOAD_Z_M = 0.5, 1.35  # of its two carriers, before and behind
 
 
-class Hopper(BulletEnv):
+class Hopper(Walker):
     """A hopper of 15.8 kg: torso, thigh, leg and foot in the x-z plane, three torque motors of 75 Nm.
 
-    Reward a step: 1 for standing, plus the forward speed in m/s, less 2 mean |action * joint rate / 10|, less 0.1 mean
-    action^2 and less 0.1 a joint at its limit. It ends when the torso's centre sinks below 0.8 m or the torso pitches
-    beyond 1 rad; such a step counts -1 instead of 1 for standing.
+    Reward as of every Walker. It is down, which ends the episode, when the torso's centre sinks below 0.8 m or the
+    torso pitches beyond 1 rad.
     Start: upright, the foot 4 cm over the floor, every joint within 0.1 rad of straight.
     The payload is a point mass 10 cm over the torso's centre; at 30% of the robot's mass the expert always falls.
     """
 
     task_name: ClassVar[str] = "hopper"
-    control_hz: ClassVar[float] = 1.0 / STEP_S
     max_steps: ClassVar[int] = 1000
-    nominal: ClassVar[Physics] = Physics(
-        floor_friction=0.8, gravity_m_s2=9.8, push_start_s=150 * STEP_S, push_every_s=150 * STEP_S
-    )
     # Units in the names: `_3.33m_s` counts in 3.33 m/s, `_limits` runs from -1 to 1 between the joint's limits.
     observation_names: ClassVar[list[str]] = [
         "torso_rise_m",
@@ -79,7 +70,6 @@ class Hopper(BulletEnv):
         "foot_contact",
     ]
     action_names: ClassVar[list[str]] = ["thigh_torque_75Nm", "leg_torque_75Nm", "foot_torque_75Nm"]
-    engine: ClassVar[dict[str, Any]] = {"numSubSteps": SUB_STEPS, "numSolverIterations": 5, "contactERP": 0.9}
     view: ClassVar[View] = View(eye=(0.3, -3.4, 1.15), target=(0.3, 0.0, 0.75), light_distance_m=6.0)
     # Within these, together, the wheel's expert falls in 1 to 5% of its episodes (measured on 100 seeds).
     log_ranges: ClassVar[PhysicsRange] = {
@@ -89,50 +79,19 @@ class Hopper(BulletEnv):
         "motor_strength": (0.9, 1.1),
         "push_m_s": (-0.15, 0.15),
     }
-    unused: ClassVar[frozenset[str]] = frozenset({"box_mass_kg", "box_length_m", "box_width_m", "box_notch"})
+    mjcf: ClassVar[str] = "hopper.xml"
+    joints: ClassVar[tuple[int, ...]] = JOINTS
+    torque_nm: ClassVar[float] = 75.0
+    colours: ClassVar[dict[int, Colour]] = {
+        TORSO: (0.85, 0.33, 0.24, 1.0),
+        5: (0.93, 0.60, 0.22, 1.0),
+        7: (0.95, 0.78, 0.35, 1.0),
+        FOOT: (0.20, 0.42, 0.62, 1.0),
+    }
+    carriers: ClassVar[tuple[int, int]] = (10, 11)
+    payload_z_m: ClassVar[float] = 1.35
 
-    # -- building ------------------------------------------------------------------------------
-
-    def _build(self) -> None:
-        client = self.client
-        plane = pybullet.createCollisionShape(pybullet.GEOM_PLANE, physicsClientId=client)
-        self._floor: int = pybullet.createMultiBody(0.0, plane, physicsClientId=client)
-        with tempfile.NamedTemporaryFile(suffix=".xml") as file:  # Bullet reads MJCF from files only
-            file.write(_hopper_with_payload())
-            file.flush()
-            flags = pybullet.URDF_USE_SELF_COLLISION | pybullet.URDF_USE_SELF_COLLISION_EXCLUDE_ALL_PARENTS
-            (self._robot,) = pybullet.loadMJCF(file.name, flags=flags, physicsClientId=client)
-        for joint in range(FOOT):
-            # Bullet gives every joint a motor that brakes it; a torque needs it off.
-            pybullet.setJointMotorControl2(
-                self._robot, joint, pybullet.VELOCITY_CONTROL, force=0.0, physicsClientId=client
-            )
-        for link, colour in zip(LINKS, COLOURS, strict=True):
-            pybullet.changeVisualShape(self._robot, link, rgbaColor=colour, physicsClientId=client)
-            # Bullet multiplies restitutions as it does frictions, and the MJCF importer leaves the robot's at 0.
-            pybullet.changeDynamics(self._robot, link, restitution=1.0, physicsClientId=client)
-
-    def _apply_physics(self) -> None:
-        physics = self.physics
-        pybullet.changeDynamics(
-            self._floor,
-            -1,
-            lateralFriction=physics.floor_friction,
-            restitution=physics.restitution,
-            physicsClientId=self.client,
-        )
-        # Two carriers share the payload so that its centre of mass sits at payload_x_m. Spread out so, it would be
-        # harder to turn than a point mass; their own (negative) inertia takes away exactly the difference.
-        rear = physics.payload_kg * (0.5 - physics.payload_x_m / (2 * PAYLOAD_ARM_M))
-        for link, mass in ((PAYLOAD_REAR, rear), (PAYLOAD_FRONT, physics.payload_kg - rear)):
-            inertia = -mass * (PAYLOAD_ARM_M**2 - physics.payload_x_m**2)
-            pybullet.changeDynamics(
-                self._robot,
-                link,
-                mass=mass,
-                localInertiaDiagonal=(0.0, inertia, inertia),
-                physicsClientId=self.client,
-            )
+    # -- state -------------------------------------------------------------------------------------
 
     def _reset_state(self, rng: np.random.Generator) -> None:
         self._travelled_m = 0.0
@@ -150,16 +109,7 @@ class Hopper(BulletEnv):
         states = pybullet.getJointStates(self._robot, POSED, physicsClientId=self.client)
         return np.array([state[0] for state in states]), np.array([state[1] for state in states])
 
-    # -- stepping ------------------------------------------------------------------------------
-
-    def _apply(self, applied_action: np.ndarray) -> None:
-        pybullet.setJointMotorControlArray(
-            self._robot,
-            JOINTS,
-            pybullet.TORQUE_CONTROL,
-            forces=(TORQUE_NM * applied_action.astype(np.float64)).tolist(),
-            physicsClientId=self.client,
-        )
+    # -- stepping ----------------------------------------------------------------------------------
 
     def _observe(self) -> np.ndarray:
         positions, rates = self._state()
@@ -192,17 +142,8 @@ class Hopper(BulletEnv):
         progress_m = self._mean_x - before
         self._travelled_m += progress_m
         fallen = not (vector[0] + TORSO_Z_M > FALLEN_Z_M and abs(vector[7]) < FALLEN_PITCH_RAD)
-        # Python's own sums: numpy's take longer than the physics on three numbers.
-        action, rates = applied_action.tolist(), self._joint_rates.tolist()
-        power = RATE_SCALE * sum(abs(a * rate) for a, rate in zip(action, rates, strict=True)) / len(JOINTS)
-        stall = sum(a * a for a in action) / len(JOINTS)
-        reward = (
-            (-1.0 if fallen else 1.0)
-            + progress_m / STEP_S
-            - 2.0 * power
-            - 0.1 * stall
-            - 0.1 * float(np.count_nonzero(np.abs(vector[8:14:2]) > 0.99))
-        )
+        at_limit = int(np.count_nonzero(np.abs(vector[8:14:2]) > 0.99))
+        reward = self._reward(not fallen, progress_m, applied_action, self._joint_rates, at_limit)
         return Outcome(reward, failure=fallen, success=not fallen, progress=self._travelled_m)
 
     def _push(self, speed_m_s: float) -> None:
@@ -220,7 +161,7 @@ class Hopper(BulletEnv):
         rates[3:] += offset[9:14:2] / RATE_SCALE
         self._set_state(positions, rates)
 
-    # -- drawing -------------------------------------------------------------------------------
+    # -- drawing -----------------------------------------------------------------------------------
 
     def render(self, width: int = 480, height: int = 360) -> np.ndarray:
         """Draws the true state: uint8 (height, width, 3).
@@ -248,20 +189,6 @@ class Hopper(BulletEnv):
         (x, _, _), *_ = pybullet.getLinkState(self._robot, TORSO, physicsClientId=self.client)
         eye, target = self.view.eye, self.view.target
         return replace(self.view, eye=(eye[0] + x, *eye[1:]), target=(target[0] + x, *target[1:]))
-
-
-@functools.cache
-def _hopper_with_payload() -> bytes:
-    """The wheel's hopper, with two massless carriers for the payload fixed to its torso."""
-    import pybullet_data  # part of the pybullet wheel, whose absence envs.bullet reports
-
-    tree = ElementTree.parse(Path(pybullet_data.getDataPath()) / "mjcf" / "hopper.xml")
-    torso = tree.find("worldbody/body[@name='torso']")
-    assert torso is not None
-    for name, x in (("payload_rear", -PAYLOAD_ARM_M), ("payload_front", PAYLOAD_ARM_M)):
-        carrier = ElementTree.SubElement(torso, "body", name=name, pos=f"{x} 0 {PAYLOAD_Z_M}")
-        ElementTree.SubElement(carrier, "geom", type="sphere", size="0.001", contype="0", conaffinity="0")
-    return ElementTree.tostring(tree.getroot())
 
 
 def _mean_x(positions: np.ndarray) -> float:

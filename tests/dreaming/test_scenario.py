@@ -7,7 +7,7 @@ from envs import registry
 from envs.physics import Physics
 
 WHAT_IFS = ["slippery", "payload", "push", "slope", "latency", "weak-motors"]
-TASKS = ["push-box", "hopper"]
+TASKS = ["push-box", "hopper", "ant"]
 
 
 def write(folder, text, name="mine.yaml"):
@@ -72,6 +72,12 @@ def test_levels_of_the_survival_benchmark():
     assert grid("weak-motors", "hopper", "motor_strength") == [0.7, 0.85]
     assert grid("weak-motors", "push-box", "motor_strength") == [0.7]
     assert grid("push", "hopper", "push_m_s") == [0.25]
+    assert grid("slippery", "ant", "floor_friction") == [0.3, 0.4]
+    assert grid("payload", "ant", "payload_kg") == pytest.approx([0.6 * 182, 0.7 * 182], rel=1e-2)
+    assert grid("slope", "ant", "slope_deg") == [10.0, 15.0]
+    assert grid("latency", "ant", "latency_steps") == [1.0, 2.0]
+    assert grid("weak-motors", "ant", "motor_strength") == [0.6, 0.7]
+    assert grid("push", "ant", "push_m_s") == [2.0, -2.0]
     for task in TASKS:
         labels = [label for s in load_scenarios("nominal,edge-cases", task) for label, _ in s.levels(task)]
         assert len(set(labels)) == len(labels)
@@ -146,7 +152,7 @@ def test_a_group_of_one_s_own_finds_files_beside_it(tmp_path):
 def test_a_machine_without_a_simulator_gets_the_scenarios_that_speak_for_it():
     names = [scenario.name for scenario in load_scenarios("edge-cases", "warthog")]
     assert names == ["slippery", "slope", "latency", "weak-motors"]
-    with pytest.raises(UserError, match="payload says nothing for warthog; it has hopper, push-box"):
+    with pytest.raises(UserError, match="payload says nothing for warthog; it has ant, hopper, push-box"):
         load_scenarios("payload", "warthog")
 
 

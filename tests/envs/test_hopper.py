@@ -1,20 +1,17 @@
 """hopper: the old environment's observations, rewards and ends; its expert; exact replay."""
 
-import importlib
-import sys
 import types
-from pathlib import Path
 
 import numpy as np
-import pybullet_data
 import pytest
 from gymnasium.utils.env_checker import check_env
+from walking import old_walker
+from walking import roll_out as roll_out_with
 
 from configs import UserError
 from envs.bullet import start_at
 from envs.experts.hopper import hopper_expert
 from envs.tasks.hopper import Hopper
-from worldmodel.episode import Episode
 
 ROBOT_KG = 15.82
 
@@ -26,26 +23,8 @@ def env():
     env.close()
 
 
-def roll_out(env, seed, policy=hopper_expert, steps=1000, **physics) -> Episode:
-    observation, _ = env.reset(seed=seed, options={"physics": physics})
-    observations, actions, applied, rewards, ended = [observation], [], [], [], False
-    while not ended and len(actions) < steps:
-        actions.append(policy(observations[-1]))
-        observation, reward, ended, _, info = env.step(actions[-1])
-        observations.append(observation)
-        applied.append(info["applied_action"])
-        rewards.append(reward)
-    return Episode(
-        observation={"vector": np.stack(observations)},
-        action=np.stack(actions),
-        applied_action=np.stack(applied),
-        reward=np.array(rewards, np.float32),
-        push=np.zeros(len(actions), np.float32),
-        terminated=ended,
-        truncated=not ended,
-        physics=env.physics.to_dict(),
-        info={"seed": seed},
-    )
+def roll_out(env, seed, **options):
+    return roll_out_with(env, seed, hopper_expert, **options)
 
 
 def test_gymnasium_checker_passes():
@@ -60,37 +39,9 @@ def test_gymnasium_checker_passes():
 
 @pytest.fixture(scope="module")
 def old_env():
-    """pybullet_envs' own HopperBulletEnv, its imports of the gym of 2017 answered with the little it uses."""
-
-    class Box:
-        def __init__(self, low, high, dtype=None):
-            self.low, self.high, self.shape = low, high, low.shape
-
-    def module(name, **contents):
-        made = types.ModuleType(name)
-        made.__dict__.update(contents)
-        return made
-
-    seeding = module("gym.utils.seeding", np_random=lambda seed=None: (np.random.RandomState(seed), seed))
-    spaces, utils = module("gym.spaces", Box=Box), module("gym.utils", seeding=seeding)
-    gym = module("gym", Env=object, __version__="0.21.0", spaces=spaces, utils=utils)
-    package = module("pybullet_envs")  # its __init__ registers environments with gym; only its folder is needed
-    folder = Path(pybullet_data.getDataPath()).parent / "pybullet_envs"
-    package.__path__ = [str(folder)]
-    stand_ins = {"gym": gym, "gym.spaces": spaces, "gym.utils": utils, "gym.utils.seeding": seeding}
-    stand_ins |= {"pybullet_envs": package, "pkg_resources": module("pkg_resources", parse_version=lambda text: text)}
-    modules, path = dict(sys.modules), list(sys.path)
-    sys.modules.update(stand_ins)
-    sys.path.insert(0, str(folder))
-    try:
-        old = importlib.import_module("pybullet_envs.gym_locomotion_envs").HopperBulletEnv()
-    finally:
-        sys.path[:] = path
-        for name in set(sys.modules) - set(modules):
-            del sys.modules[name]
-        sys.modules.update(modules)
-    yield old
-    old.close()
+    old_env = old_walker("HopperBulletEnv")
+    yield old_env
+    old_env.close()
 
 
 def test_agrees_with_pybullets_own_environment_step_by_step(env, old_env):
