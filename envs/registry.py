@@ -12,6 +12,7 @@ import numpy as np
 from configs import UserError, suggest
 from envs.experts.hopper import HopperPlayer, hopper_expert
 from envs.experts.push_box import BoxPlayer, push_box_expert
+from envs.experts.rover import RoverPlayer, rover_expert
 from envs.physics import Physics, PhysicsRange
 from worldmodel.storage import make_schema
 
@@ -52,6 +53,7 @@ TASKS = {
     "push-box": Entry("envs.tasks.push_box", "PushBox", push_box_expert, BoxPlayer, (0.0, 0.4), 0.5),
     # Play of hopper is short, as it ends with a fall.
     "hopper": Entry("envs.tasks.hopper", "Hopper", hopper_expert, HopperPlayer, (0.0, 0.2), 0.8),
+    "rover": Entry("envs.tasks.rover", "Rover", rover_expert, RoverPlayer, (0.0, 0.3), 0.5),
 }
 
 
