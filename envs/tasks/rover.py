@@ -18,7 +18,7 @@ CONTROL_HZ = 20.0
 SUBSTEPS = 4
 TOP_SPEED_M_S = 4.0  # at a command of 1
 MOST_STEERING_RAD = 0.4  # at a command of 1, to the left
-WHEEL_TORQUE_NM = 0.35
+WHEEL_TORQUE_NM = 0.5
 STEERING_TORQUE_NM = 2.0
 STEERING_GAIN = 0.3  # share of the error that a sub-step takes away
 WHEELBASE_M = 0.325
@@ -40,13 +40,13 @@ class Rover(BulletEnv):
     Left is positive. It is the same wherever on the floor the robot is; the compass, from +x towards +y, tells which
     way a slope or a push goes. The robot's place and speed are those of the middle between its axles.
     Action (2,): the speed of the rear axle over 4 m/s, and the steering angle over 0.4 rad. Each wheel is turned and
-    driven as a path of that curvature has it (Ackermann), with up to 0.35 Nm.
+    driven as a path of that curvature has it (Ackermann), with up to 0.5 Nm.
     Reward a step: metres along the lane over those of 2.7 m/s, less 0.2 (offset / half width)^2; -1 at the end.
     Ends (failure) when the robot's middle is more than 0.35 m beside the lane's, or the robot tips over.
     Success: 4.5 m along the lane or more at the last step, a fifth of the demonstrator's way. Were it less, standing
     still would be survival; were it more, ice would be hopeless: at friction 0.05 grip allows hardly 6 m.
-    Start: at rest on the lane's middle, facing along it. The lane winds about +y, so that slope and push, which act
-    along x, come from the side: a positive slope slides the robot to the left.
+    Start: at rest on the lane's middle, facing along it. The lane winds about the middle between +x and +y, so that
+    a slope and a push, which act along x, come from ahead or behind and from the side alike.
     """
 
     task_name = "rover"
@@ -65,7 +65,7 @@ class Rover(BulletEnv):
         eye=(-1.7, 0.0, 1.35),
         target=(0.75, 0.0, 0.0),
         field_of_view_deg=50.0,
-        light_distance_m=6.0,
+        light_distance_m=2.0,
         background=(186, 192, 186),
     )
     reset_only = frozenset({"payload_x_m"})

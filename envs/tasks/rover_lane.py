@@ -10,7 +10,10 @@ LOOKAHEAD_M = tuple(0.5 * k for k in range(11))  # where the robot sees the lane
 # A long wave and a short one, ranges to draw from: the peak of each one's curvature, and its length along the lane.
 PEAKS_1_M = ((0.4, 0.6), (0.15, 0.3))
 LENGTHS_M = ((6.0, 10.0), (3.5, 5.5))
-AHEAD_RAD = math.pi / 2  # the way that the lane winds about: +y
+# The way that the lane winds about, between +x and +y. Bullet reckons friction along these two; it bounds its size
+# rightly wherever a wheel slides to, but its direction is right where both make the same angle with the wheel. Along
+# one of them, a wheel that slides and spins at once would be held by hardly anything but sideways force.
+AHEAD_RAD = math.pi / 4
 REACH_M = 40.0  # it is known this far from its start, either way
 STEP_M = 0.025
 

@@ -14,6 +14,7 @@ from envs.bullet_engine import pybullet
 from envs.tasks.rover_lane import LOOKAHEAD_M
 
 WHEEL_RADIUS_M = 0.05
+WHEEL_INERTIA_KG_M2 = 0.002  # about its axle, with its share of motor and gears
 PAYLOAD_Z_M = 0.1
 # Joints of the racecar, in Bullet's numbers; wheels in the order front left, front right, rear left, rear right.
 WHEELS = (5, 7, 2, 3)
@@ -43,7 +44,7 @@ class Picture:
         self._client, self._half_width = client, half_width_m
         count = round((KERB_SPAN_M[1] - KERB_SPAN_M[0]) / KERB_M)
         # Long enough to leave no gap on the outside of a bend.
-        slab = (0.75 * KERB_M, half_width_m, 0.001)
+        slab = (0.75 * KERB_M, half_width_m, 0.0001)
         self._slabs = [_visual_box(client, slab, LANE_COLOUR) for _ in range(count)]
         kerb = (0.55 * KERB_M, 0.03, 0.006)
         self._kerbs = [[_visual_box(client, kerb, KERB_COLOURS[k % 2]) for k in range(count)] for _ in range(2)]
@@ -95,8 +96,9 @@ def _visual_box(client: int, half: tuple[float, float, float], colour: tuple[flo
 
 @functools.lru_cache(maxsize=64)
 def _simulated(payload_x_m: float) -> bytes:
-    """The wheel's racecar: no looks, round wheels, and a massless link at `payload_x_m` for the payload.
+    """The racecar of the pybullet wheel: no looks, round wheels, and a massless link at `payload_x_m` for the payload.
 
+    The wheels' own inertia is that of bare tyres. With more of it Bullet is also truer: see AHEAD_RAD in rover_lane.
     Bullet loses the contacts of a turning cylinder as fast as it finds them: with those of the file the wheels pass on
     a fifth of the force that friction allows. A sphere touches a plane in one point, and passes on all of it.
     """
@@ -109,6 +111,9 @@ def _simulated(payload_x_m: float) -> bytes:
         if cylinder is not None:
             geometry.remove(cylinder)
             ElementTree.SubElement(geometry, "sphere", radius=str(WHEEL_RADIUS_M))
+    for inertia in root.iterfind("link[collision]/inertial/inertia"):  # nothing but the wheels collides
+        for axis, share in (("ixx", 0.5), ("iyy", 0.5), ("izz", 1.0)):  # a flat disc; Bullet refuses impossible bodies
+            inertia.set(axis, str(share * WHEEL_INERTIA_KG_M2))
     inertial = ElementTree.SubElement(ElementTree.SubElement(root, "link", name="payload"), "inertial")
     ElementTree.SubElement(inertial, "mass", value="0")
     ElementTree.SubElement(inertial, "inertia", ixx="0", ixy="0", ixz="0", iyy="0", iyz="0", izz="0")
