@@ -19,7 +19,8 @@ STEP_M = 0.025
 
 
 class Lane:
-    """Heading is a sum of sines of the arc length, so that heading and curvature are exact; places are tabled.
+    """It starts at the origin. Heading is a sum of sines of the arc length, so that heading and curvature are exact;
+    places are tabled.
 
     Args:
         peaks_1_m, lengths_m, phases_rad: (n,) of the sines; of none, the lane is straight. Peaks are of curvature.
@@ -30,7 +31,8 @@ class Lane:
         self._waves = 2 * math.pi / np.asarray(lengths_m, float)  # rad/m
         self._s = np.arange(-REACH_M, REACH_M + STEP_M, STEP_M)
         headings = self.heading(self._s[:-1] + STEP_M / 2)
-        self._x, self._y = (np.concatenate([[0.0], np.cumsum(STEP_M * f(headings))]) for f in (np.cos, np.sin))
+        ways = [np.concatenate([[0.0], np.cumsum(STEP_M * f(headings))]) for f in (np.cos, np.sin)]
+        self._x, self._y = (way - np.interp(0.0, self._s, way) for way in ways)
 
     @classmethod
     def random(cls, rng: np.random.Generator) -> Lane:
