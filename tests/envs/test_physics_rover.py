@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,7 @@ def begin(env: Rover, velocity=(0.0, 0.0), rolling=False, **factors: Any) -> Non
     env._vector = env._observe()
 
 
-def run(env: Rover, steps: int, action=STOP) -> np.ndarray:
+def run(env: Rover, steps: int, action: Sequence[float] | np.ndarray = STOP) -> np.ndarray:
     """Returns the true states after each step."""
     states = []
     for _ in range(steps):
@@ -210,7 +211,7 @@ def test_push_start_s_and_push_every_s_time_the_pushes(env):
     assert [t for t, push in enumerate(pushes) if push] == [5, 15, 25]
 
 
-def picture(env: Rover, **light: float) -> np.ndarray:
+def picture(env: Rover, **light: Any) -> np.ndarray:
     """The floor around the robot, which stands in the middle of its columns."""
     begin(env, **light)
     return env.render(160, 160).astype(float)[60:120, 30:130]
