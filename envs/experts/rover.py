@@ -33,7 +33,7 @@ def rover_expert(observation: np.ndarray, rng: np.random.Generator) -> np.ndarra
     """Believes in a floor of friction 0.8, brakes before bends and takes them with two fifths of the grip that it has.
 
     Args:
-        observation: (24,) of rover; nothing in it tells the friction.
+        observation: (23,) of rover; nothing in it tells the friction.
     """
     action = drive(observation, Style(sideways_m_s2=3.0, braking_m_s2=2.5))
     return np.clip(action + rng.normal(0.0, 0.02, 2), -1.0, 1.0).astype(np.float32)
@@ -69,21 +69,21 @@ class RoverPlayer:
         )
 
     def act(self, observation: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """The action (2,) for an observation (24,) of rover."""
+        """The action (2,) for an observation (23,) of rover."""
         if rng.random() < self.change_rate:
             self.begin(rng)
         return np.clip(drive(observation, self._style), -1.0, 1.0)
 
 
 def drive(observation: np.ndarray, style: Style) -> np.ndarray:
-    """The action (2,) for an observation (24,): the lane's curvature fed forward, offset and heading fed back."""
-    offset, sin, cos, forward = observation[:4].tolist()
-    curvature = observation[13:]
+    """The action (2,) for an observation (23,): the lane's curvature fed forward, offset and heading fed back."""
+    offset, heading, forward = observation[:3].tolist()
+    curvature = observation[12:]
     # No faster than lets every bend in view be met at the speed that it allows.
     in_bends = style.sideways_m_s2 / np.maximum(np.abs(curvature), 1e-3)  # speeds squared
     speed = min(style.speed_m_s, math.sqrt(np.min(in_bends + 2.0 * style.braking_m_s2 * np.array(LOOKAHEAD_M))))
     change = style.most_change_m_s2 * CONTROL_S
     speed = min(max(speed, forward - change), forward + change)
     ahead = float(np.interp(max(forward, 0.0) * style.preview_s, LOOKAHEAD_M, curvature))
-    turn = ahead - 1.5 * (offset - style.offset_m) - 2.0 * math.atan2(sin, cos)
+    turn = ahead - 1.5 * (offset - style.offset_m) - 2.0 * heading
     return np.array([speed / TOP_SPEED_M_S, math.atan(WHEELBASE_M * turn) / MOST_STEERING_RAD])

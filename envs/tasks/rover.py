@@ -28,14 +28,14 @@ MIDDLE_M = WHEELBASE_M / 2  # the robot's place is that of its middle, this far 
 HALF_WIDTH_M = 0.35
 NOMINAL_SPEED_M_S = 2.7  # the demonstrator's mean
 ENOUGH_M = 4.5  # a fifth of the demonstrator's way
-CURVATURE_HERE = 13  # its channel
+CURVATURE_HERE = 12  # its channel
 UPRIGHT = 0.5  # least cosine of the tilt
 
 
 class Rover(BulletEnv):
     """The 1:10 racecar of the pybullet wheel, 5.9 kg, four driven wheels, two of them steered, in 8 s at 20 Hz.
 
-    Observation (24,): place and heading against the lane, velocity in the robot's frame, compass, the speed of each
+    Observation (23,): place and heading against the lane, velocity in the robot's frame, compass, the speed of each
     wheel's rim, the steering angle, and the lane's curvature at 0 to 5 m ahead along it (positive bends to the left).
     Left is positive. It is the same wherever on the floor the robot is; the compass, from +x towards +y, tells which
     way a slope or a push goes. The robot's place and speed are those of the middle between its axles.
@@ -54,7 +54,7 @@ class Rover(BulletEnv):
     max_steps = 160
     nominal = Physics(floor_friction=0.8)
     observation_names: ClassVar[list[str]] = [
-        "lane_offset_m", "lane_heading_sin", "lane_heading_cos",
+        "lane_offset_m", "lane_heading_rad",
         "forward_speed_m_s", "leftward_speed_m_s", "yaw_rate_rad_s", "compass_sin", "compass_cos",
         "wheel_front_left_m_s", "wheel_front_right_m_s", "wheel_rear_left_m_s", "wheel_rear_right_m_s",
         "steering_rad", *(f"lane_curvature_{ahead:.1f}m_ahead_1_m" for ahead in LOOKAHEAD_M),
@@ -173,7 +173,7 @@ class Rover(BulletEnv):
         curvature = self._lane.curvature(self._s + np.array(LOOKAHEAD_M))
         return np.array(
             [
-                offset, math.sin(turned), math.cos(turned),
+                offset, math.remainder(turned, 2 * math.pi),
                 vx * cos + vy * sin, vy * cos - vx * sin + rate * MIDDLE_M, rate, sin, cos,
                 *rims, steering, *curvature,
             ]
@@ -193,8 +193,7 @@ class Rover(BulletEnv):
 
     def _perturb(self, offset: np.ndarray) -> None:
         moved = self._vector + offset
-        turned = math.atan2(self._vector[1], self._vector[2]) + float(np.mean(offset[1:3]))
-        self._place(moved[0], turned, moved[3:5], moved[5], moved[8:12], moved[12])
+        self._place(moved[0], moved[1], moved[2:4], moved[4], moved[7:11], moved[11])
 
     # -- drawing -------------------------------------------------------------------------------
 
@@ -210,16 +209,18 @@ class Rover(BulletEnv):
 
     def travelled(self, vectors: np.ndarray) -> np.ndarray:
         """Metres (T,) along the lane, which is what `x_m` means when this task is drawn."""
-        offset, sin, cos, forward, left = vectors[:, :5].astype(np.float64).T
-        along = (forward * cos - left * sin) / np.maximum(1.0 - vectors[:, CURVATURE_HERE] * offset, 0.2)
+        offset, heading, forward, left = vectors[:, :4].astype(np.float64).T
+        along = (forward * np.cos(heading) - left * np.sin(heading)) / np.maximum(
+            1.0 - vectors[:, CURVATURE_HERE] * offset, 0.2
+        )
         return np.cumsum(along) / CONTROL_HZ
 
     def _draw(self, vector: np.ndarray) -> None:
         if self._picture is None:
             self._picture = scene.Picture(self.client, HALF_WIDTH_M + WHEELS_M[0][1])
-        turned = math.atan2(vector[1], vector[2])
+        turned = vector[1]
         x, y = -MIDDLE_M * math.cos(turned), vector[0] - MIDDLE_M * math.sin(turned)
-        angles = [angle for angle, _ in _ackermann(0.0, float(np.clip(vector[12], -1.0, 1.0)))[:2]]
+        angles = [angle for angle, _ in _ackermann(0.0, float(np.clip(vector[11], -1.0, 1.0)))[:2]]
         self._picture.pose(x, y, turned, angles, vector[CURVATURE_HERE:], self.drawn_x_m)
 
 

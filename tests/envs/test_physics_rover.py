@@ -26,7 +26,8 @@ STOP, GO = np.zeros(2), np.array([1.0, 0.0])
 PARTS = [(0.1, 0.0), (0.1, 0.0), (4.0, 0.1477), (2 * 0.34055, 0.0), (2 * (0.1 + 0.34055), 0.325), (0.13, 0.265)]
 MASS_KG = sum(mass for mass, _ in PARTS)
 ALONG = math.sqrt(0.5)  # of +x, as of +y, ahead and to the right on the straight lane
-FORWARD, LEFT, RATE = 3, 4, 5  # channels
+HEADING, FORWARD, LEFT, RATE, STEERING = 1, 2, 3, 4, 11  # channels
+RIMS = slice(7, 11)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,7 @@ def test_floor_friction_is_all_that_spinning_wheels_accelerate_by(env, mu):
     begin(env, floor_friction=mu)
     states = run(env, 6, GO)
     assert (states[-1, FORWARD] - states[1, FORWARD]) / (4 * DT) == pytest.approx(mu * G, rel=0.02)
-    assert (states[-1, 8:12] > states[-1, FORWARD] + 1.0).all()  # they do spin
+    assert (states[-1, RIMS] > states[-1, FORWARD] + 1.0).all()  # they do spin
 
 
 @pytest.mark.parametrize("mu", [0.1, 0.3, 0.8])
@@ -91,7 +92,7 @@ def test_floor_friction_bounds_the_acceleration_in_a_bend(env, mu):
     begin(env, (3.0, 0.0), rolling=True, floor_friction=mu)
     states = run(env, 12, (0.75, 0.6))
     moving = np.hypot(states[:, FORWARD], states[:, LEFT])
-    course = np.unwrap(np.arctan2(states[:, 1], states[:, 2]) + np.arctan2(states[:, LEFT], states[:, FORWARD]))
+    course = np.unwrap(states[:, HEADING] + np.arctan2(states[:, LEFT], states[:, FORWARD]))
     sideways = np.max(np.diff(course) * CONTROL_HZ * moving[1:])
     wanted = 9.0 * math.tan(0.6 * 0.4) / WHEELBASE_M  # v^2 / R = 6.8 m/s^2
     assert sideways < 1.03 * mu * G
@@ -102,7 +103,7 @@ def test_floor_friction_bounds_the_acceleration_in_a_bend(env, mu):
 def test_with_grip_the_path_is_ackermanns(env, steering):
     begin(env, (1.0, 0.0), rolling=True, floor_friction=1.0)
     state = run(env, 20, (0.25, steering))[-1]
-    assert state[12] == pytest.approx(0.4 * steering, rel=0.02)
+    assert state[STEERING] == pytest.approx(0.4 * steering, rel=0.02)
     rear_speed = state[FORWARD]
     assert state[RATE] / rear_speed == pytest.approx(math.tan(0.4 * steering) / WHEELBASE_M, rel=0.03)
     assert state[LEFT] == pytest.approx(state[RATE] * MIDDLE_M, abs=0.02)  # the rear axle goes straight ahead
@@ -170,8 +171,8 @@ def test_motor_strength_scales_speed_and_steering(env):
     for strength in (1.0, 0.6):
         begin(env, motor_strength=strength)
         state = run(env, 30, (0.4, -0.2))[-1]
-        assert np.mean(state[10:12]) == pytest.approx(0.4 * strength * TOP_SPEED_M_S, rel=0.01)
-        assert state[12] == pytest.approx(-0.2 * strength * 0.4, rel=0.02)
+        assert np.mean(state[9:11]) == pytest.approx(0.4 * strength * TOP_SPEED_M_S, rel=0.01)
+        assert state[STEERING] == pytest.approx(-0.2 * strength * 0.4, rel=0.02)
         applied = env.step(np.array([0.4, -0.2]))[4]["applied_action"]
         assert applied == pytest.approx([0.4 * strength, -0.2 * strength], rel=1e-6)
 
@@ -180,8 +181,8 @@ def test_motor_strength_scales_speed_and_steering(env):
 def test_latency_steps_delay_the_first_effect_exactly(env, latency):
     begin(env, latency_steps=latency)
     states = run(env, 8, (1.0, 1.0))
-    assert np.abs(states[:latency, [FORWARD, 12]]).max(initial=0.0) < 1e-3
-    assert (states[latency:, FORWARD] > 0.1).all() and (states[latency:, 12] > 0.1).all()
+    assert np.abs(states[:latency, [FORWARD, STEERING]]).max(initial=0.0) < 1e-3
+    assert (states[latency:, FORWARD] > 0.1).all() and (states[latency:, STEERING] > 0.1).all()
 
 
 def test_sensor_noise_has_the_stated_deviation_on_every_channel(env):
@@ -191,7 +192,7 @@ def test_sensor_noise_has_the_stated_deviation_on_every_channel(env):
         for _ in range(159):
             observation, *_ = env.step(STOP)
             errors.append(observation - env._vector)
-    assert np.std(errors, axis=0) == pytest.approx(np.full(24, 0.05), rel=0.08)
+    assert np.std(errors, axis=0) == pytest.approx(np.full(23, 0.05), rel=0.08)
     assert np.abs(np.mean(errors, axis=0)).max() < 0.006
 
 
