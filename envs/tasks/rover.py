@@ -41,7 +41,7 @@ class Rover(BulletEnv):
     way a slope or a push goes. The robot's place and speed are those of the middle between its axles.
     Action (2,): the speed of the rear axle over 4 m/s, and the steering angle over 0.4 rad. Each wheel is turned and
     driven as a path of that curvature has it (Ackermann), with up to 0.5 Nm.
-    Reward a step: metres along the lane over those of 2.7 m/s, less 0.2 (offset / half width)^2; -1 at the end.
+    Reward a step: metres along the lane over those of 2.7 m/s, less 0.2 (offset / 0.35 m)^2; -1 for a step that fails.
     Ends (failure) when the robot's middle is more than 0.35 m beside the lane's, or the robot tips over.
     Success: 4.5 m along the lane or more at the last step, a fifth of the demonstrator's way. Were it less, standing
     still would be survival; were it more, ice would be hopeless: at friction 0.05 grip allows hardly 6 m.
