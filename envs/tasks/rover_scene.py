@@ -105,16 +105,17 @@ def _simulated(payload_x_m: float) -> bytes:
     """
     root = ElementTree.parse(_file()).getroot()
     for link in root.iter("link"):
-        for visual in link.findall("visual"):
-            link.remove(visual)
-    for geometry in root.iter("geometry"):
-        cylinder = geometry.find("cylinder")
-        if cylinder is not None:
-            geometry.remove(cylinder)
-            ElementTree.SubElement(geometry, "sphere", radius=str(WHEEL_RADIUS_M))
-    for inertia in root.iterfind("link[collision]/inertial/inertia"):  # nothing but the wheels collides
-        for axis, share in (("ixx", 0.5), ("iyy", 0.5), ("izz", 1.0)):  # a flat disc; Bullet refuses impossible bodies
-            inertia.set(axis, str(share * WHEEL_INERTIA_KG_M2))
+        wheel = link.get("name", "").endswith("wheel")
+        # Bullet draws what collides, unless it has looks of its own, and be it a speck.
+        for part, radius in (("collision", WHEEL_RADIUS_M), ("visual", 0.001)):
+            for shape in link.findall(part):
+                if not wheel:
+                    link.remove(shape)
+                for geometry in shape.findall("geometry"):
+                    geometry[:] = [ElementTree.Element("sphere", radius=str(radius))]
+        for inertia in link.findall("inertial/inertia") if wheel else []:
+            for axis, share in (("ixx", 0.5), ("iyy", 0.5), ("izz", 1.0)):  # of a flat disc: Bullet refuses less
+                inertia.set(axis, str(share * WHEEL_INERTIA_KG_M2))
     inertial = ElementTree.SubElement(ElementTree.SubElement(root, "link", name="payload"), "inertial")
     ElementTree.SubElement(inertial, "mass", value="0")
     ElementTree.SubElement(inertial, "inertia", ixx="0", ixy="0", ixz="0", iyy="0", iyz="0", izz="0")

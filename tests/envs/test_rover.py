@@ -251,6 +251,8 @@ def test_drawing_from_the_observation_gives_the_true_scene_and_moves_nothing(env
     red, green, blue = true[..., 0], true[..., 1], true[..., 2]
     assert ((blue > 120) & (red < 40)).sum() > 40  # the robot
     assert ((red > 150) & (green < 90)).sum() > 60  # kerbs
+    white = (true.min(-1) > 200).astype(int)
+    assert white[:, 40:56].sum() < 12  # on the lane stands nothing but the drawn robot, whose camera is white
     elsewhere = observation.copy()
     elsewhere[0] += 0.3
     assert (np.abs(env.render_vector(elsewhere, 96, 96, x_m=env._s) - true).max(-1) > 60).sum() > 60
