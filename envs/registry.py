@@ -13,6 +13,7 @@ from configs import UserError, suggest
 from envs.experts.ant import AntPlayer, ant_expert
 from envs.experts.hopper import HopperPlayer, hopper_expert
 from envs.experts.push_box import BoxPlayer, push_box_expert
+from envs.experts.rover import RoverPlayer, rover_expert
 from envs.physics import Physics, PhysicsRange
 from worldmodel.storage import make_schema
 
@@ -54,6 +55,7 @@ TASKS = {
     # Play of hopper is short, as it ends with a fall.
     "hopper": Entry("envs.tasks.hopper", "Hopper", hopper_expert, HopperPlayer, (0.0, 0.2), 0.8),
     "ant": Entry("envs.tasks.ant", "Ant", ant_expert, AntPlayer, (0.0, 0.2), 0.5),
+    "rover": Entry("envs.tasks.rover", "Rover", rover_expert, RoverPlayer, (0.0, 0.3), 0.5),
 }
 
 

@@ -24,6 +24,9 @@ WORDS = {
     "push-box": Words("the box goes over the edge or is not at the goal at the end", "box over the edge", "boxes lost"),
     "hopper": Words("the robot falls before the episode's end", "falls", "falls", "metres travelled"),
     "ant": Words("the robot falls, or comes less than half as far as it should", "falls", "falls", "metres travelled"),
+    "rover": Words(
+        "the robot leaves the lane or hardly gets along it", "out of the lane", "lanes left", "metres along the lane"
+    ),
 }
 
 
