@@ -25,6 +25,7 @@ from foretelling.world_models import Ours, Published
 
 from configs import to_dict
 from dreaming.comparison import Comparison
+from dreaming.run import NightConfig
 from dreaming.scenario import load_scenarios
 from dreaming.truth import Truth, from_log, simulate
 from envs import registry
@@ -50,7 +51,8 @@ class Fidelity:
     contenders: str = "ours,published,ensemble,recurrent,persistence"
     seeds: int = 1
     first_seed: int = 0
-    episodes: int = 1200
+    episodes: int | None = None
+    """Logs; as many as a night records, unless told otherwise."""
     learn_s: float = 200.0
     moments: int = 400
     outside_episodes: int = 40
@@ -135,7 +137,8 @@ def one_seed(options: Fidelity, seed: int) -> dict[str, Any]:
     asked = options.contenders.split(",")
     if set(asked) <= set(results.get("within", {})) and set(asked) <= set(results.get("beyond", {})):
         return results
-    reader = logs(task, options.episodes, seed, folder / "episodes")
+    episodes = options.episodes or NightConfig.for_task(task).episodes
+    reader = logs(task, episodes, seed, folder / "episodes")
     base = Ours(reader, seed)
     std, nominal = base.model.std.numpy(), registry.nominal(task).to_dict()
     names = list(registry.task_class(task).observation_names)

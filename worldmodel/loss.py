@@ -29,21 +29,36 @@ def vector_loss(model: WorldModel, mean: Tensor, log_std: Tensor, target: Tensor
 
 
 def transition_loss(model: WorldModel, batch: Batch) -> Tensor:
-    """The transition's loss (scalar) on pairs of rows, a batch (B, 2); all are told what physics the log knows.
+    """The transition's loss (scalar) on windows (B, 1 + K) of rows; all are told what physics the log knows.
+
+    The first step is judged by its likelihood. Further ones start from where the transition itself has led, as in a
+    dream, and are judged by how far they stray, in units of the noise stated. Large strays count by their logarithm: a
+    blow that comes one step late is far off whatever is learnt. Source: Li et al., "Robotic World Model" (2025), train
+    on their own predictions; the logarithm is a Cauchy likelihood's.
 
     Rewards are learnt here as well, from rows of all over the logs: where a goal begins to pay is learnt from the
     few that stopped just beside it.
     """
     if model.transition is None:
         raise ValueError("this world model carries no observation, so it has no transition to train")
-    inputs = model.inputs(batch, torch.zeros_like(batch.labelled))[:, 1]
-    before, target = model.scale(batch.vector).unbind(1)
-    before = disturbed(before, model.step_std, model.config.carry_noise)
-    change, log_std = model.transition(before, inputs)
-    loss = vector_loss(model, before + model.step_std * change, model.floored(log_std), target)
-    counted = (~batch.is_first[:, 1]) * model.is_told(inputs).squeeze(-1)
-    paid = twohot_loss(model.transition.reward(target), batch.reward[:, 1], model.bins) * ~batch.is_first[:, 1]
-    return (loss * counted).mean() + paid.mean()
+    inputs = model.inputs(batch, torch.zeros_like(batch.labelled))
+    scaled, steps = model.scale(batch.vector), batch.is_first.shape[1] - 1
+    at = disturbed(scaled[:, 0], model.step_std, model.config.carry_noise)
+    counted = model.is_told(inputs[:, 1]).squeeze(-1)
+    total = torch.zeros(())
+    for t in range(1, 1 + steps):
+        counted = counted * ~batch.is_first[:, t]
+        change, log_std = model.transition(at, inputs[:, t])
+        at = at + model.step_std * change
+        log_std = model.floored(log_std)
+        if t == 1:
+            loss = vector_loss(model, at, log_std, scaled[:, t])
+        else:
+            strayed = ((scaled[:, t] - at) / model.step_std) ** 2 * torch.exp(-log_std.detach())
+            loss = torch.log1p(0.5 * strayed).sum(-1) / steps
+        total = total + (loss * counted).mean()
+    paid = twohot_loss(model.transition.reward(scaled[:, 1]), batch.reward[:, 1], model.bins) * ~batch.is_first[:, 1]
+    return total + paid.mean()
 
 
 def world_model_loss(model: WorldModel, batch: Batch) -> Losses:

@@ -32,8 +32,9 @@ class TrainerConfig:
     decay_from: float = 0.6  # from this share of the budget on, the learning rate falls to a tenth
     terminal_share: float = 0.2
     transition_steps: int = 8  # of the transition, which forgets and is therefore cheap, in every update
-    transition_batch: int = 256
-    transition_lr: float = 3e-3
+    transition_batch: int = 128
+    transition_lr: float = 6e-3
+    transition_ahead: int = 6  # from `decay_from` on it learns from its own predictions, so many steps ahead
 
 
 def split_episodes(reader: LogReader) -> tuple[list[int], list[int]]:
@@ -107,7 +108,7 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = lr * self.caution * 0.1 ** min(1.0, spent)
         self.model.train().requires_grad_(True)
-        law, finite = self._learn_transition()
+        law, finite = self._learn_transition(ahead=self.config.transition_ahead if spent else 1)
         loss, parts, _ = world_model_loss(self.model, batch)
         finite = self.safe_step(loss) and finite
         self.skipped += not finite
@@ -119,8 +120,11 @@ class Trainer:
             self._good_state = _copy(self.model)
         return {"loss": float(loss.detach()), **{name: float(part) for name, part in (parts | law).items()}}
 
-    def _learn_transition(self) -> tuple[dict[str, torch.Tensor], bool]:
+    def _learn_transition(self, ahead: int) -> tuple[dict[str, torch.Tensor], bool]:
         """Several steps on single transitions from all over the logs: with no memory to follow they are cheap.
+
+        Args:
+            ahead: half as many steps if it is more than one, each on windows that follow the transition so far.
 
         Returns:
             The mean loss, and whether anything was finite: a few bad batches are skipped and no cause to go back.
@@ -128,9 +132,9 @@ class Trainer:
         if self.transition_step is None:
             return {}, True
         losses, skipped = [], self.transition_step.skipped
-        for _ in range(self.config.transition_steps):
-            pairs = self.replay.sample(self.config.transition_batch, 2, self.rng, plain=True)
-            losses.append(transition_loss(self.model, pairs))
+        for _ in range(self.config.transition_steps // (1 if ahead == 1 else 2)):
+            windows = self.replay.sample(self.config.transition_batch, 1 + ahead, self.rng, plain=True)
+            losses.append(transition_loss(self.model, windows))
             self.transition_step(losses[-1])
         mean = {"transition": torch.stack(losses).mean().detach()} if losses else {}
         return mean, self.transition_step.skipped - skipped < max(1, len(losses))

@@ -265,6 +265,26 @@ def test_training_shows_the_way_back_from_a_wrong_observation(replay):
     assert transition_loss(model, pairs) > still
 
 
+def test_further_steps_follow_where_the_transition_led(replay):
+    """A transition that moves nothing strays by one more unit a step from a mass that moves one unit a step."""
+    model = built(replay, dataclasses.replace(TINY, carry_noise=0.0))
+    law = model.transition
+    with torch.no_grad():
+        for part in (law.head.out, law.pay.out):
+            part.weight.zero_()
+            part.bias.zero_()
+    window = replay.whole([0, 1], 4)
+    window.vector[:] = (torch.arange(4.0)[None, :, None] * model.step_std) * model.std + model.mean
+    noise = model.floored(torch.zeros(2)).exp()
+    first = vector_loss(model, torch.zeros(2), noise.log(), model.step_std)
+    further = [torch.log1p(0.5 * t**2 / noise).sum() / 3 for t in (2, 3)]
+    paid = math.log(255)
+    assert transition_loss(model, window).item() == pytest.approx((first + sum(further)).item() + paid, rel=1e-4)
+    # Where another episode begins there is nothing to follow, from there on.
+    window.is_first[:, 2] = True
+    assert transition_loss(model, window).item() == pytest.approx(first.item() + paid, rel=1e-4)
+
+
 def test_what_a_carried_observation_begins_with_is_not_learnt(replay):
     """Nothing came before the first row, so there is no change to predict: its error does not count."""
     batch = replay.whole([0, 1], 2)

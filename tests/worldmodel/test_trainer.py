@@ -197,7 +197,7 @@ def poison(instance: Trainer, monkeypatch, from_step: int, to_step: int, which: 
 
 
 def test_a_few_bad_batches_of_the_transition_are_no_cause_to_go_back(logs, monkeypatch):
-    trainer = Trainer(logs, TINY, dataclasses.replace(QUICK, transition_steps=2))
+    trainer = Trainer(logs, TINY, dataclasses.replace(QUICK, transition_steps=2, transition_ahead=1))
     honest, calls = trainer_module.transition_loss, []
 
     def every_other(model, batch):
