@@ -1,5 +1,6 @@
 """One logged trajectory."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,8 +47,12 @@ class Episode:
         """T, the number of steps; one less than the number of observations."""
         return len(self.action)
 
-    def check(self, name: str = "episode") -> "Episode":
-        """Returns itself; a UserError names the episode, the array and the first row that is wrong."""
+    def check(self, name: str = "episode", columns: Mapping[str, Sequence[str]] | None = None) -> "Episode":
+        """Returns itself; a UserError names the episode, the array and the first row that is wrong.
+
+        Args:
+            columns: what the columns of an array mean, for arrays whose columns have names.
+        """
         if "vector" not in self.observation:
             keys = ", ".join(self.observation) or "nothing"
             raise UserError(f'{name}: the observation lacks "vector" (it has {keys})')
@@ -70,7 +75,7 @@ class Episode:
                     f"{name}: observation {key} has {len(array)} rows, expected {steps + 1} (one more than action)"
                 )
         for key, array in self._arrays().items():
-            _check_finite(array, f"{name}: {key}")
+            _check_finite(array, f"{name}: {key}", (columns or {}).get(key, ()))
         for factor, value in self.physics.items():
             if not np.isfinite(value):
                 raise UserError(f"{name}: physics {factor} is {value}; leave an unknown factor out")
@@ -82,11 +87,12 @@ class Episode:
         return {**observation, **own}
 
 
-def _check_finite(array: np.ndarray, name: str) -> None:
+def _check_finite(array: np.ndarray, name: str, columns: Sequence[str]) -> None:
     if array.dtype.kind not in "fiub":
         raise UserError(f"{name} holds {array.dtype}, expected numbers")
     if array.dtype.kind != "f" or np.isfinite(array).all():
         return
     row, *rest = np.argwhere(~np.isfinite(array))[0]
     column = f", column {', '.join(str(index) for index in rest)}" if rest else ""
-    raise UserError(f"{name} is {array[(row, *rest)]} in row {row}{column}; cut or repair the log there")
+    meaning = f" ({columns[rest[0]]})" if rest and rest[0] < len(columns) else ""
+    raise UserError(f"{name} is {array[(row, *rest)]} in row {row}{column}{meaning}; cut or repair the log there")

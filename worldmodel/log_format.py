@@ -129,6 +129,12 @@ def row_dtype(schema: Mapping[str, Any]) -> np.dtype:
     return np.dtype(fields)
 
 
+def columns(schema: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Names of the columns of an episode's arrays, as `Episode.check` takes them."""
+    names = {key: schema["action"]["names"] for key in ("action", "applied_action", "demonstrated")}
+    return {**names, "observation vector": schema["observation"]["vector"].get("names") or []}
+
+
 def npy_header(dtype: np.dtype, count: int) -> bytes:
     """NPY format 1.0, padded so that its length does not depend on the count, which can then grow in place."""
     text = f"{{'descr': {dtype.descr!r}, 'fortran_order': False, 'shape': ({count},), }}"

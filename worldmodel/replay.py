@@ -1,7 +1,8 @@
 """The one place that turns logged episodes (Gymnasium's order) into the RSSM's order, as segments `(B, T)`.
 
 In the RSSM's order row t holds what arrived together: the observation, and the action, push and reward of the step that
-led to it. An episode's first row carries none of these. Actions are scaled to [-1, 1] by the bounds in the schema.
+led to it. An episode's first row carries none of these. Actions are scaled to [-1, 1] by the bounds in the schema, and
+spikes (`worldmodel.spikes`) are mended.
 """
 
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from configs import UserError
 from worldmodel.context import PUSH, ContextSpec
+from worldmodel.spikes import STILL
 from worldmodel.storage import LogReader
 
 
@@ -61,6 +63,7 @@ class Statistics:
     mean: np.ndarray  # (D,)
     std: np.ndarray  # (D,)
     step_std: np.ndarray  # (D,) of the change from one row to the next
+    spikes: np.ndarray  # (D,) how many samples are; the scales are of the mended rows
 
 
 class Replay:
@@ -140,13 +143,16 @@ class Replay:
 
         def scaled(action: np.ndarray, given: np.ndarray) -> Tensor:
             within = (action - self.action_centre) / self.action_scale
-            return torch.from_numpy(within * given[..., None].astype(np.float32))
+            # Where there was no action, logs of others may hold NaN.
+            return torch.from_numpy(np.where(given[..., None], within, np.float32(0)))
 
         image = None
         if images and "image" in (rows.dtype.names or ()):
             image = np.ascontiguousarray(here["image"])
+        vector = np.concatenate([before["vector"][:, :1], here["vector"]], 1)
+        vector = self.reader.usual.mend(vector, np.concatenate([first[:, :1], ~started], 1))[:, 1:]
         return Batch(
-            vector=torch.from_numpy(np.ascontiguousarray(here["vector"])),
+            vector=torch.from_numpy(np.ascontiguousarray(vector)),
             image=None if image is None else torch.from_numpy(image),
             action=scaled(before["action"], started),
             applied_action=scaled(before["applied_action"], started),
@@ -164,30 +170,16 @@ class Replay:
 
     def some_rows(self, limit: int = 200_000) -> tuple[np.ndarray, np.ndarray]:
         """Row numbers in the log of at most about `limit` rows, whole episodes, and which begin an episode."""
-        episodes = self.episodes[:: max(1, self.total // limit)]
-        counts = self.length[episodes] + 1
-        step = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        return np.repeat(self.start[episodes], counts) + step, step == 0
+        return self.reader.some_rows(self.episodes, limit)
 
     def statistics(self) -> Statistics:
         """Scales of the channels over these episodes, or over some of them where they are many."""
         rows, begins = self.some_rows()
-        vector = self.reader.rows["vector"][rows].astype(np.float64)
-        self._check_finite(rows, vector)
+        logged = self.reader.rows["vector"][rows].astype(np.float64)
+        vector = self.reader.usual.mend(logged, begins)
         std = vector.std(0)
-        std = np.where(std > 1e-6, std, 1.0)
+        std = np.where(std > STILL, std, 1.0)
         # A channel that never moves within an episode (a goal) would ask for infinite precision.
         step_std = np.maximum(np.diff(vector, axis=0)[~begins[1:]].std(0), 1e-3 * std)
-        return Statistics(*(x.astype(np.float32) for x in (vector.mean(0), std, step_std)))
-
-    def _check_finite(self, rows: np.ndarray, vector: np.ndarray) -> None:
-        """Logs that `LogWriter` wrote hold no NaN; others may have written these."""
-        if np.isfinite(vector).all():
-            return
-        at, channel = np.argwhere(~np.isfinite(vector))[0]
-        episode = int(np.searchsorted(self.start, rows[at], side="right")) - 1
-        row = rows[at] - self.start[episode]
-        raise UserError(
-            f"{self.reader.folder}: episode {episode} has {vector[at, channel]} in row {row}, channel {channel}; "
-            "cut or repair the log there"
-        )
+        mean, std, step_std = (x.astype(np.float32) for x in (vector.mean(0), std, step_std))
+        return Statistics(mean, std, step_std, self.reader.usual.spikes(logged).sum(0))

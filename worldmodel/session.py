@@ -22,6 +22,7 @@ from worldmodel.log_format import SCHEMA
 from worldmodel.logs.npz import as_log_folder
 from worldmodel.model import ModelConfig
 from worldmodel.speed import prepare_cpu
+from worldmodel.spikes import STILL
 from worldmodel.storage import LogReader
 from worldmodel.tracking import Tracker
 from worldmodel.trainer import NAME, Trainer, TrainerConfig
@@ -139,14 +140,14 @@ def _first_look(trainer: Trainer) -> list[str]:
     channels = results.channel_names(schema, rows["vector"].shape[1])
     notes = []
     if still := _constant(channels, rows["vector"]):
-        notes.append(f"nothing to learn in {still}: never changes in the logs")
+        notes.append(f"nothing to learn in {still}: never changes in the logs by more than {STILL:g} of its unit")
     if still := _constant(schema["action"]["names"], rows["action"][~np.roll(begins, -1)]):
         notes.append(f"the command {still} never changes in the logs: the model cannot learn what it does")
     return notes
 
 
 def _constant(names: Sequence[str], values: np.ndarray) -> str:
-    return ", ".join(name for name, spread in zip(names, np.ptp(values, axis=0), strict=True) if spread == 0)
+    return ", ".join(name for name, spread in zip(names, np.ptp(values, axis=0), strict=True) if spread <= STILL)
 
 
 class Session:

@@ -18,7 +18,8 @@ import errno
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from configs import UserError
 from worldmodel import log_format
 from worldmodel.episode import Episode
 from worldmodel.log_format import INDEX, ROWS, SCHEMA, STEP_FIELDS, make_schema
+from worldmodel.spikes import Usual
 
 __all__ = ["LogReader", "LogWriter", "make_schema"]
 
@@ -84,7 +86,7 @@ class LogWriter:
         if not self._open:
             raise ValueError(f"the writer of {self.folder} is closed")
         name = f"{self.folder}: episode {self._episodes}"
-        rows = log_format.pack(episode.check(name), self.schema, name)
+        rows = log_format.pack(episode.check(name, log_format.columns(self.schema)), self.schema, name)
         record = {
             "start": self._rows,
             "length": episode.length,
@@ -221,6 +223,26 @@ class LogReader:
             info=dict(record["info"]),
             **steps,
         )
+
+    def check(self) -> None:
+        """Reads everything; a UserError names the first number that is not finite. `LogWriter` lets none in."""
+        columns = log_format.columns(self.schema)
+        for i in range(len(self)):
+            self.episode(i).check(f"{self.folder}: episode {i}", columns)
+
+    def some_rows(self, episodes: Sequence[int] | np.ndarray, limit: int = 200_000) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers of at most about `limit` rows of these episodes, of whole ones, and which begin an episode."""
+        start, counts = (np.array([self.episodes[i][key] for i in episodes], np.int64) for key in ("start", "length"))
+        counts += 1
+        every = max(1, int(counts.sum()) // limit)
+        start, counts = start[::every], counts[::every]
+        step = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        return np.repeat(start, counts) + step, step == 0
+
+    @cached_property
+    def usual(self) -> Usual:
+        """Where the samples of each channel lie, over all episodes or some of many: what is far outside is a spike."""
+        return Usual.of(self.rows["vector"][self.some_rows(range(len(self)))[0]])
 
     def verify(self) -> list[int]:
         """Reads everything; the episodes whose rows or index line have changed since they were written."""

@@ -15,7 +15,7 @@ from worldmodel.evaluation import OpenLoop, open_loop
 from worldmodel.loss import transition_loss, world_model_loss
 from worldmodel.model import ModelConfig, Spaces, WorldModel
 from worldmodel.optim import LaProp, SafeStep
-from worldmodel.replay import Replay
+from worldmodel.replay import Replay, Statistics
 from worldmodel.storage import LogReader
 
 NAME = "world-model"
@@ -61,6 +61,7 @@ class Trainer:
     """
 
     def __init__(self, reader: LogReader, model_config: ModelConfig, config: TrainerConfig, seed: int = 0) -> None:
+        reader.check()
         torch.manual_seed(seed)
         self.reader, self.config = reader, config
         train, held_out = split_episodes(reader)
@@ -71,12 +72,13 @@ class Trainer:
         spaces = Spaces(reader.rows["vector"].shape[1], reader.rows["action"].shape[1], image)
         self.model = WorldModel(model_config, spaces, context)
         self._take(context)
-        self.model.set_statistics(self.replay.statistics())
+        statistics = self.replay.statistics()
+        self.model.set_statistics(statistics)
         self._optimise()
         self.rng = np.random.default_rng(seed)
         self.steps = 0
         self.caution = 1.0  # factor on the learning rate, lowered when losses were not finite
-        self.trouble: list[str] = []
+        self.trouble = _spiky_channels(reader, statistics)
         self.skipped = 0  # steps that were refused in whole or in part, as something was not finite
         self._skipped_in_a_row = 0
         self._good_state: dict[str, Any] | None = None
@@ -191,6 +193,8 @@ class Trainer:
             "torch_random": torch.get_rng_state(),
             "numpy_random": _plain(self.rng.bit_generator.state),
             "caution": self.caution,
+            "good_state": self._good_state,
+            "skipped": [self.skipped, self._skipped_in_a_row],
             "trouble": self.trouble,
         }
         return checkpoint.save(folder, NAME, self.steps, state, self.meta())
@@ -225,9 +229,21 @@ class Trainer:
         self.caution = float(state["caution"])
         self.trouble = list(state["trouble"])
         self.steps = steps
-        self._good_state = _copy(self.model)
+        # Checkpoints of 0.1 hold neither.
+        self._good_state = state.get("good_state", _copy(self.model))
+        self.skipped, self._skipped_in_a_row = state.get("skipped", (0, 0))
         if (newest := checkpoint.newest_step(folder, NAME)) > steps:
             self.trouble.append(f"the checkpoint of step {newest} is damaged; went on from the one of step {steps}")
+
+
+def _spiky_channels(reader: LogReader, statistics: Statistics) -> list[str]:
+    names = reader.schema["observation"]["vector"].get("names")
+    return [
+        f"{names[c] if names else f'channel {c}'}: {count} samples lie absurdly far outside of all others and count as "
+        "not measured; the one before holds in their place"
+        for c, count in enumerate(statistics.spikes)
+        if count
+    ]
 
 
 def build_model(meta: dict[str, Any]) -> WorldModel:

@@ -343,7 +343,7 @@ def test_logs_of_others_with_nan(command, logs, tmp_path):
     rows["vector"][reader.episodes[2]["start"] + 5, 1] = np.nan
     rows.flush()
     told = command("--data", logs, "--run", tmp_path / "run", *SHORT)
-    assert told.refused("episode 2 has nan in row 5, channel 1; cut or repair the log there")
+    assert told.refused("episode 2: observation vector is nan in row 5, column 1 (channel 1); cut or repair")
 
 
 def test_archives_with_nan_wrong_shapes_or_cut_short(command, tmp_path):
