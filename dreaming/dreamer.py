@@ -28,7 +28,7 @@ from worldmodel.model import ModelConfig, Spaces, WorldModel
 from worldmodel.nets import Head, compute_in
 from worldmodel.optim import LaProp, SafeStep
 from worldmodel.replay import Batch
-from worldmodel.rssm import State
+from worldmodel.rssm import Ready, State
 from worldmodel.speed import few_rows
 
 PUBLISHED = ModelConfig(carry=False, vector_loss="symlog", vector_scale=1.0)
@@ -84,7 +84,7 @@ class Dreamer(nn.Module):
         feat = start.deter.new_empty(steps + 1, len(start.deter), self.model.feat_size, dtype=self.compute)
         state, actions = prepared.enter(start), []
         for t in range(steps + 1):
-            feat[t, :, :deter] = state.deter
+            feat[t, :, :deter] = state.own
             feat[t, :, deter:] = prepared.leave(state.stoch)
             if t < steps:
                 actions.append(BoundedNormal(self.policy(feat[t])).sample())
@@ -185,9 +185,9 @@ class Acting:
     def __call__(self, vector: Tensor, is_first: Tensor) -> Tensor:
         """Observations (N, D), and whether an episode begins (N,), to commands (N, A) in [-1, 1]."""
         model, keep = self.dreamer.model, (~is_first).unsqueeze(-1)
-        before = State(self.state.deter * keep, self.state.stoch * keep)
+        before = Ready(*(x * keep for x in self.state))
         with few_rows() if len(vector) < 8 else nullcontext():
             self.state = self.prepared.observe(before, model.encode(vector), self.action * keep)
-            feat = torch.cat([self.state.deter, self.prepared.leave(self.state.stoch)], -1)
+            feat = torch.cat([self.state.own, self.prepared.leave(self.state.stoch)], -1)
             self.action = BoundedNormal(self.dreamer.policy(feat)).sample().clamp(-1, 1)
         return self.action

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from worldmodel.fused import RMS_EPS, normed
+
 
 def truncated_normal_(weight: Tensor, fan_in: int, scale: float = 1.0) -> None:
     """Fill with a normal of variance `scale² / fan_in`, cut at two standard deviations and corrected for the cut."""
@@ -38,10 +40,12 @@ class Linear(Rounding, nn.Linear):
         truncated_normal_(self.weight, self.in_features, self.outscale)
         nn.init.zeros_(self.bias)
 
+    def product(self, input: Tensor) -> Tensor:
+        """As wide as it was multiplied."""
+        return F.linear(*(x.to(self.compute) for x in (input, self.weight, self.bias)))
+
     def forward(self, input: Tensor) -> Tensor:
-        if self.compute is input.dtype is torch.float32:
-            return super().forward(input)
-        return F.linear(*(x.to(self.compute) for x in (input, self.weight, self.bias))).float()
+        return self.product(input).float()
 
 
 def compute_in(dtype: torch.dtype, *modules: nn.Module) -> None:
@@ -50,9 +54,6 @@ def compute_in(dtype: torch.dtype, *modules: nn.Module) -> None:
         for part in module.modules():
             if isinstance(part, Rounding):
                 part.compute = dtype
-
-
-RMS_EPS = 1e-4
 
 
 class RMSNorm(nn.Module):
@@ -86,20 +87,26 @@ class BlockLinear(nn.Module):
 
 
 class NormedLinear(nn.Module):
-    """Linear, RMS norm, SiLU."""
+    """Linear, RMS norm, SiLU; the output in whatever width the next layer wants it."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.linear = Linear(inputs, outputs)
         self.norm = RMSNorm(outputs)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.silu(self.norm(self.linear(x)))
+    def forward(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        return normed(self.linear.product(x), self.norm.scale, dtype)
 
 
-class MLP(nn.Sequential):
+class MLP(Rounding, nn.Sequential):
     def __init__(self, inputs: int, units: int, layers: int) -> None:
         super().__init__(*[NormedLinear(inputs if i == 0 else units, units) for i in range(layers)])
+
+    def forward(self, input: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        *first, last = self
+        for layer in first:
+            input = layer(input, self.compute)
+        return last(input, dtype)
 
 
 class Head(nn.Module):
@@ -111,7 +118,7 @@ class Head(nn.Module):
         self.out = Linear(units, outputs, outscale)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.out(self.mlp(x))
+        return self.out(self.mlp(x, self.out.compute))
 
 
 MOST_MULTIPLIED = 64
