@@ -18,9 +18,8 @@ from dreaming.actor_critic import ReturnScale, follow, lambda_return
 from worldmodel.context import ContextSpec
 from worldmodel.distributions import (
     BoundedNormal,
-    expected_bin,
     twohot_bins,
-    twohot_cross_entropy,
+    twohot_losses,
     twohot_mean,
 )
 from worldmodel.loss import world_model_loss
@@ -107,10 +106,10 @@ class Dreamer(nn.Module):
             going_on: (H + 1, N) probability of not having terminated there.
         """
         c, feat = self.config, dream.feat
-        log_probs = torch.log_softmax(self.critic(feat), -1)
+        logits = self.critic(feat)
         with torch.no_grad():
             reward, going_on = reward.T, going_on.T
-            value = expected_bin(log_probs.exp(), self.bins).T
+            value = twohot_mean(logits, self.bins).T
             slow = twohot_mean(self.slow_critic(feat), self.bins)
             returns = lambda_return(reward[:, 1:], going_on[:, 1:], value, c.discount, c.lam)
             advantage = (returns - value[:, :-1]) / self.scale.update(returns)
@@ -119,7 +118,7 @@ class Dreamer(nn.Module):
         choice = BoundedNormal(self.policy(feat[:-1]))
         entropy = choice.entropy()
         actor = -(weight * (choice.log_prob(dream.action) * advantage.T + c.entropy * entropy)).mean()
-        critic = (weight * self._fit(log_probs, returns.T, slow)).mean()
+        critic = (weight * self._fit(logits, returns.T, slow)).mean()
         metrics = {
             "return": returns.mean(),
             "entropy": entropy.mean(),
@@ -127,10 +126,10 @@ class Dreamer(nn.Module):
         }
         return actor, critic, returns[:, 0], metrics
 
-    def _fit(self, log_probs: Tensor, returns: Tensor, slow: Tensor) -> Tensor:
-        """Cross-entropy (L, ...) with returns (L, ...) and the slow critic, of log probabilities (L + 1, ..., 255)."""
+    def _fit(self, logits: Tensor, returns: Tensor, slow: Tensor) -> Tensor:
+        """Cross-entropy (L, ...) with returns (L, ...) and with the slow critic, of logits (L + 1, ..., 255)."""
         after = torch.cat([returns, returns[-1:]])  # of the last, which has no return, nothing is learnt
-        return sum(twohot_cross_entropy(log_probs, target, self.bins)[:-1] for target in (after, slow))  # pyright: ignore[reportReturnType]
+        return twohot_losses(logits, torch.stack([after, slow]), self.bins)[:-1]
 
     def replay_loss(self, feat: Tensor, batch: Batch, dreamt: Tensor) -> Tensor:
         """The critic's loss (scalar) on logged rewards, beyond which stands the return dreamt from each row (B, T).
@@ -138,13 +137,13 @@ class Dreamer(nn.Module):
         Through the features (B, T, F) it trains the world model as well.
         """
         c = self.config
-        log_probs = torch.log_softmax(self.critic(feat), -1).transpose(0, 1)
+        logits = self.critic(feat).transpose(0, 1)
         with torch.no_grad():
             slow = twohot_mean(self.slow_critic(feat), self.bins).T
             # Where an episode ends, nothing that follows in the log belongs to it.
             live, lam = (~batch.is_terminal[:, 1:]).float(), c.lam * (~batch.is_last[:, 1:]).float()
             returns = lambda_return(batch.reward[:, 1:], live, dreamt, c.discount, lam)
-        fit = self._fit(log_probs, returns.T, slow)
+        fit = self._fit(logits, returns.T, slow)
         return ((~batch.is_last[:, :-1]).T * fit).mean()
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

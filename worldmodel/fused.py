@@ -3,7 +3,7 @@
 On a CPU such a chain costs what its passes over memory cost: half of a dream was spent on them. Inputs are what matrix
 products give, float32 or bfloat16, and outputs as wide as the next product takes them; in between all is float32.
 
-Shapes: B rows, N columns, G blocks of d = N / G, C classes, S categoricals.
+Shapes: B rows, N columns, G blocks of d = N / G.
 """
 
 from typing import Any
@@ -13,24 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worldmodel import kernel
-from worldmodel.distributions import UNIMIX, mixed
 
 RMS_EPS = 1e-4
 CHUNK = 64  # rows whose gradients of a scale are summed one after the other; what is left is summed by PyTorch
-WIDTHS = (torch.float32, torch.bfloat16)
-
-
-def _library(x: Tensor, *widths: torch.dtype) -> Any:
-    """The library if it can work on x and write such widths."""
-    return kernel.LIBRARY if x.is_cpu and x.dtype in WIDTHS and all(dtype in WIDTHS for dtype in widths) else None
-
-
-def _threads(x: Tensor) -> int:
-    return torch.get_num_threads() if x.numel() >= 2**15 else 1
-
-
-def _at(x: Tensor | None) -> int | None:
-    return None if x is None else x.data_ptr()
 
 
 def by_block(x: Tensor, blocks: int) -> Tensor:
@@ -40,7 +25,7 @@ def by_block(x: Tensor, blocks: int) -> Tensor:
 
 def normed(x: Tensor, scale: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """RMS norm over x (..., N), times scale (N,), then SiLU."""
-    if _library(x, dtype) is None:
+    if kernel.library(x, dtype) is None:
         return F.silu(F.rms_norm(x.to(scale.dtype), scale.shape, scale, RMS_EPS)).to(dtype)
     if torch.is_grad_enabled() and (x.requires_grad or scale.requires_grad):
         return _Normed.apply(x, scale, dtype)  # pyright: ignore[reportReturnType]
@@ -53,26 +38,26 @@ def _normed(x: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     y = torch.empty_like(x, dtype=dtype)
     sizes, low = (x.numel() // n, n, n), (x.dtype is torch.bfloat16, dtype is torch.bfloat16)
     arrays = x.data_ptr(), None, None, scale.data_ptr(), y.data_ptr(), None
-    library.normed(*arrays, *sizes, *low, RMS_EPS, _threads(x))
+    library.normed(*arrays, *sizes, *low, RMS_EPS, kernel.threads(x))
     return y
 
 
 def normed_sum(x: Tensor, blocks: Tensor, bias: Tensor, scale: Tensor, keep: bool) -> tuple[Tensor, Tensor | None]:
     """`normed` of the sum of x (B, N), blocks (G, B, d) and bias (N,), as wide as x; and that sum, if it is kept."""
-    if (library := _library(x)) is None:
+    if (library := kernel.library(x)) is None:
         total = x + bias
         by_block(total, len(blocks)).add_(blocks)
         return normed(total, scale, x.dtype), total if keep else None
     y, kept = torch.empty_like(x), torch.empty_like(x, dtype=torch.float32) if keep else None
-    arrays = (x.data_ptr(), blocks.data_ptr(), bias.data_ptr(), scale.data_ptr(), y.data_ptr(), _at(kept))
+    arrays = (x.data_ptr(), blocks.data_ptr(), bias.data_ptr(), scale.data_ptr(), y.data_ptr(), kernel.at(kept))
     low = x.dtype is torch.bfloat16
-    library.normed(*arrays, *x.shape, blocks.shape[-1], low, low, RMS_EPS, _threads(x))
+    library.normed(*arrays, *x.shape, blocks.shape[-1], low, low, RMS_EPS, kernel.threads(x))
     return y, kept
 
 
 def normed_back(grad: Tensor, x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """From the gradient of `normed(x, scale)` to those of x (..., N), as wide as grad, and of the scale (N,)."""
-    if (library := _library(x, grad.dtype)) is None:
+    if (library := kernel.library(x, grad.dtype)) is None:
         wide, plain = grad.to(scale.dtype), x.to(scale.dtype)
         inverse = torch.rsqrt(plain.square().mean(-1, keepdim=True) + RMS_EPS)
         plain = plain * inverse
@@ -85,7 +70,7 @@ def normed_back(grad: Tensor, x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]
     of_x, of_scale = torch.empty_like(grad), scale.new_zeros(-(-rows // CHUNK), n)
     arrays = grad.data_ptr(), x.data_ptr(), scale.data_ptr(), of_x.data_ptr(), of_scale.data_ptr()
     low = (grad.dtype is torch.bfloat16, x.dtype is torch.bfloat16)
-    library.normed_back(*arrays, rows, n, CHUNK, *low, RMS_EPS, _threads(x))
+    library.normed_back(*arrays, rows, n, CHUNK, *low, RMS_EPS, kernel.threads(x))
     return of_x, of_scale[0] if len(of_scale) == 1 else of_scale.sum(0)
 
 
@@ -114,21 +99,21 @@ def _gates(gates: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]
 def gated(gates: Tensor, bias: Tensor, deter: Tensor) -> tuple[Tensor, Tensor]:
     """Next deter (B, N) from gates (G, B, 3 d), their bias (3 N,) and deter (B, N); and the same as wide as gates."""
     arrived = torch.empty_like(deter)
-    if (library := _library(gates)) is None:
+    if (library := kernel.library(gates)) is None:
         _, _, candidate, update = _gates(gates, bias)
         torch.lerp(by_block(deter, len(gates)), candidate, update, out=by_block(arrived, len(gates)))
         return arrived, arrived.to(gates.dtype)
     low = gates.dtype is torch.bfloat16
     narrow = torch.empty_like(deter, dtype=gates.dtype) if low else arrived
     arrays = gates.data_ptr(), bias.data_ptr(), deter.data_ptr(), arrived.data_ptr(), narrow.data_ptr() if low else None
-    library.gated(*arrays, len(deter), len(gates), gates.shape[-1] // 3, low, _threads(gates))
+    library.gated(*arrays, len(deter), len(gates), gates.shape[-1] // 3, low, kernel.threads(gates))
     return arrived, narrow
 
 
 def gated_back(grad: Tensor, gates: Tensor, bias: Tensor, deter: Tensor) -> tuple[Tensor, Tensor]:
     """From the gradient (B, N) of `gated` to those of gates (G, B, 3 d), as wide as they, and of deter (B, N)."""
     of_gates, of_deter = torch.empty_like(gates), torch.empty_like(deter)
-    if (library := _library(gates)) is None:
+    if (library := kernel.library(gates)) is None:
         reset, proposed, candidate, update = _gates(gates, bias)
         of_arrived, before = by_block(grad, len(gates)), by_block(deter, len(gates))
         of_product = of_arrived * update * (1 - candidate.square())
@@ -139,31 +124,5 @@ def gated_back(grad: Tensor, gates: Tensor, bias: Tensor, deter: Tensor) -> tupl
         return of_gates, of_deter
     arrays = (x.data_ptr() for x in (grad, gates, bias, deter, of_gates, of_deter))
     low = gates.dtype is torch.bfloat16
-    library.gated_back(*arrays, len(deter), len(gates), gates.shape[-1] // 3, low, _threads(gates))
+    library.gated_back(*arrays, len(deter), len(gates), gates.shape[-1] // 3, low, kernel.threads(gates))
     return of_gates, of_deter
-
-
-def drawn(logits: Tensor, shape: tuple[int, int], keep: bool = False) -> tuple[Tensor, Tensor | None]:
-    """One-hot samples (B, C, S), as wide as logits (B, C * S), the classes first; and their softmax, if it is kept."""
-    categoricals, classes = shape
-    logits = logits.view(-1, classes, categoricals)
-    if (library := _library(logits)) is None:
-        probs = torch.softmax(logits.float(), 1)
-        return draw(mixed(probs)).to(logits.dtype), probs if keep else None
-    uniform = torch.rand(len(logits), categoricals, 1).contiguous()
-    one_hot, probs = torch.empty_like(logits), torch.empty_like(logits, dtype=torch.float32) if keep else None
-    arrays = logits.data_ptr(), uniform.data_ptr(), one_hot.data_ptr(), _at(probs)
-    library.drawn(*arrays, *logits.shape, logits.dtype is torch.bfloat16, UNIMIX, _threads(logits))
-    return one_hot, probs
-
-
-def draw(mixed: Tensor) -> Tensor:
-    """One-hot samples of categoricals (B, C, S), by the inverse CDF; `sample_one_hot` with the classes first."""
-    cumulative = torch.cumsum(mixed, 1)
-    uniform = torch.rand(mixed.shape[0], mixed.shape[2], 1, device=mixed.device).mT
-    below = (cumulative[:, :-1] > uniform * cumulative[:, -1:]).float()
-    one_hot = torch.empty_like(mixed)
-    one_hot[:, 0] = below[:, 0]
-    torch.sub(below[:, 1:], below[:, :-1], out=one_hot[:, 1:-1])
-    torch.sub(1, below[:, -1], out=one_hot[:, -1])
-    return one_hot

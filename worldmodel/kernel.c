@@ -213,3 +213,32 @@ void drawn(const void *logits, const float *uniform, void *one_hot, float *probs
     ROWS_IN_PARALLEL
     for (size row = 0; row < B; row++) draw_row(logits, uniform, one_hot, probs, row, C, S, low, share);
 }
+
+/* Pairs of bins are equal and opposite, and so do equal tails of size 5e8 cancel exactly. */
+VECTORS static void twohot_row(const float *x, const float *bins, float *mean, float *most, float *total, size N) {
+    float p[N], high = x[0], sum = 0, paired = 0;
+#pragma omp simd reduction(max : high)
+    for (size i = 0; i < N; i++) high = x[i] > high ? x[i] : high;
+#pragma omp simd reduction(+ : sum)
+    for (size i = 0; i < N; i++) sum += p[i] = exponential(x[i] - high);
+#pragma omp simd reduction(+ : paired)
+    for (size i = 0; i < N / 2; i++) paired += (p[N - 1 - i] - p[i]) * bins[N - 1 - i];
+    *mean = paired / sum, *most = high, *total = sum;
+}
+
+/* Of logits (B, N): the mean (B,) of bins (N,), which are symmetric about zero, under their softmax; the largest (B,);
+   and the sum of the exponentials of what they are below it (B,). */
+void twohot(const float *logits, const float *bins, float *mean, float *most, float *total, size B, size N, int threads) {
+    ROWS_IN_PARALLEL
+    for (size row = 0; row < B; row++) twohot_row(logits + row * N, bins, mean + row, most + row, total + row, N);
+}
+
+VECTORS static void exponential_row(const float *x, float most, float factor, float *y, size N) {
+    for (size i = 0; i < N; i++) y[i] = factor * exponential(x[i] - most);
+}
+
+/* y (B, N) is factor (B,) times the exponential of logits (B, N) less most (B,). */
+void exponentials(const float *logits, const float *most, const float *factor, float *y, size B, size N, int threads) {
+    ROWS_IN_PARALLEL
+    for (size row = 0; row < B; row++) exponential_row(logits + row * N, most[row], factor[row], y + row * N, N);
+}

@@ -2,8 +2,10 @@
 
 import ctypes
 from pathlib import Path
+from typing import Any
 
-import torch  # noqa: F401  (the library takes its threads)
+import torch  # before the library, which takes its threads
+from torch import Tensor
 
 # Of each function's arguments: a pointer, a size, an int, a float.
 KINDS = {"p": ctypes.c_void_p, "s": ctypes.c_int64, "i": ctypes.c_int, "f": ctypes.c_float}
@@ -13,6 +15,8 @@ ARGUMENTS = {
     "gated": "pppppsssii",
     "gated_back": "ppppppsssii",
     "drawn": "ppppsssifi",
+    "twohot": "pppppssi",
+    "exponentials": "ppppssi",
 }
 
 
@@ -31,3 +35,18 @@ def load(folder: Path) -> ctypes.CDLL | None:
 
 
 LIBRARY = load(Path(__file__).parent)
+WIDTHS = (torch.float32, torch.bfloat16)
+
+
+def library(x: Tensor, *widths: torch.dtype) -> Any:
+    """The library, if it can work on x and write such widths."""
+    return LIBRARY if x.is_cpu and x.dtype in WIDTHS and all(dtype in WIDTHS for dtype in widths) else None
+
+
+def threads(x: Tensor) -> int:
+    """As many as torch would use on a tensor of that size."""
+    return torch.get_num_threads() if x.numel() >= 2**15 else 1
+
+
+def at(x: Tensor | None) -> int | None:
+    return None if x is None else x.data_ptr()

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldmodel.distributions import UNIMIX, mixed
-from worldmodel.fused import by_block, drawn, gated, gated_back, normed, normed_back, normed_sum
+from worldmodel.distributions import UNIMIX, drawn, mixed
+from worldmodel.fused import by_block, gated, gated_back, normed, normed_back, normed_sum
 
 
 class Weights(NamedTuple):

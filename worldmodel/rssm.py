@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from worldmodel.distributions import categorical_kl, categorical_log_probs, mode_one_hot, sample_one_hot
-from worldmodel.fused import drawn, normed
+from worldmodel.distributions import categorical_kl, categorical_log_probs, drawn, mode_one_hot, sample_one_hot
+from worldmodel.fused import normed
 from worldmodel.nets import MLP, BlockLinear, Linear, NormedLinear, RMSNorm, Rounding, truncated_normal_
 from worldmodel.recurrence import Cell, Unroll, Weights, classes_first
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from worldmodel import fused, kernel
+from worldmodel import distributions, fused, kernel
 
 WIDTHS = [torch.float32, torch.bfloat16]
 SIZES = [(1, 1), (3, 17), (5, 64), (130, 100), (0, 8)]  # rows and columns; more rows than are summed at once, and none
@@ -69,10 +69,27 @@ def test_gates_and_their_way_back(twice, size, width):
 @pytest.mark.parametrize("shape", [(1, 2), (5, 3), (32, 16)])
 def test_the_same_classes_are_drawn(twice, shape, rows, width):
     logits = 3 * torch.randn(rows, shape[0] * shape[1]).to(width)
-    (ours, expected), probs = twice(fused.drawn, logits, shape, True)
+    (ours, expected), probs = twice(distributions.drawn, logits, shape, True)
     same([probs])
     assert ours.dtype is width and torch.equal(ours.sum(1), torch.ones(rows, shape[0], dtype=width))
     assert (ours != expected).any(1).float().sum() <= 1e-4 * rows * shape[0]  # where rounding decides
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3, 200)])
+def test_two_hot_means_and_losses(twice, shape):
+    bins, logits = distributions.twohot_bins(), 5 * torch.randn(*shape, distributions.BINS)
+    targets, weight = 10 * torch.randn(2, *shape), torch.randn(shape)
+
+    def loss_and_gradient() -> tuple[Tensor, ...]:
+        given = logits.clone().requires_grad_()
+        losses = distributions.twohot_losses(given, targets, bins)
+        return losses.detach(), *torch.autograd.grad((weight * losses).sum(), given)
+
+    same(twice(loss_and_gradient))
+    ((ours, expected),) = twice(distributions.twohot_mean, logits, bins)
+    assert torch.allclose(
+        ours, expected, rtol=1e-4, atol=1e-6 * float((torch.softmax(logits, -1) * bins.abs()).sum(-1).max())
+    )
 
 
 def test_gradients_of_a_norm_are_those_of_autograd(with_kernel, monkeypatch):
@@ -116,7 +133,7 @@ def test_two_threads_give_the_same_bits(with_kernel):
         back = fused.normed_back(x + 1, x, scale)
         gates, bias = torch.randn(4, 1025, 96), torch.randn(384)
         moved = *fused.gated(gates, bias, x), *fused.gated_back(x, gates, bias, x)
-        drawn, _ = fused.drawn(x, (16, 8))
+        drawn, _ = distributions.drawn(x, (16, 8))
         return [fused.normed(x, scale), *back, *moved, drawn]
 
     one = outcome()

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from worldmodel.fused import draw, normed, normed_back
+from worldmodel.distributions import draw
+from worldmodel.fused import normed, normed_back
 from worldmodel.rssm import RSSM, RSSMConfig, State
 
 pytestmark = pytest.mark.usefixtures("with_and_without_kernel")
