@@ -54,6 +54,7 @@ class Dream(NamedTuple):
 
     feat: Tensor  # (H + 1, N, F) as heads multiply it
     action: Tensor  # (H, N, A)
+    known: Tensor | None = None  # (H, N, U) the first product of the policy that acted
 
 
 class Dreamer(nn.Module):
@@ -81,14 +82,15 @@ class Dreamer(nn.Module):
         """Follow the policy for H steps from N states."""
         prepared, steps, deter = self.model.rssm.prepared(), self.config.horizon, start.deter.shape[-1]
         feat = start.deter.new_empty(steps + 1, len(start.deter), self.model.feat_size, dtype=self.compute)
-        state, actions = prepared.enter(start), []
+        state, actions, known = prepared.enter(start), [], []
         for t in range(steps + 1):
             feat[t, :, :deter] = state.own
             feat[t, :, deter:] = prepared.leave(state.stoch)
             if t < steps:
-                actions.append(BoundedNormal(self.policy(feat[t])).sample())
+                known.append(self.policy.first(feat[t]))
+                actions.append(BoundedNormal(self.policy(feat[t], known[t])).sample())
                 state = prepared.imagine(state, actions[t].clamp(-1, 1))
-        return Dream(feat, torch.stack(actions))
+        return Dream(feat, torch.stack(actions), torch.stack(known))
 
     @torch.no_grad()
     def foresee(self, feat: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,6 +104,7 @@ class Dreamer(nn.Module):
         """Actor's and critic's loss (scalars), the lambda-return of every start (N,), and what to watch.
 
         Args:
+            dream: dreamt with the policy as it is now.
             reward: (H + 1, N) for arriving in each state; the start's is not looked at.
             going_on: (H + 1, N) probability of not having terminated there.
         """
@@ -115,7 +118,7 @@ class Dreamer(nn.Module):
             advantage = (returns - value[:, :-1]) / self.scale.update(returns)
             # A state counts as much as it is likely that the dream got there, or began at all.
             weight = torch.cumprod(c.discount * going_on[:, :-1], 1).T / c.discount
-        choice = BoundedNormal(self.policy(feat[:-1]))
+        choice = BoundedNormal(self.policy(feat[:-1], dream.known))
         entropy = choice.entropy()
         actor = -(weight * (choice.log_prob(dream.action) * advantage.T + c.entropy * entropy)).mean()
         critic = (weight * self._fit(logits, returns.T, slow)).mean()
