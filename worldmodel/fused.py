@@ -25,17 +25,11 @@ def by_block(x: Tensor, blocks: int) -> Tensor:
 
 def normed(x: Tensor, scale: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """RMS norm over x (..., N), times scale (N,), then SiLU."""
-    if kernel.library(x, dtype) is None:
+    if (library := kernel.library(x, scale)) is None or dtype not in kernel.WIDTHS:
         return F.silu(F.rms_norm(x.to(scale.dtype), scale.shape, scale, RMS_EPS)).to(dtype)
     if torch.is_grad_enabled() and (x.requires_grad or scale.requires_grad):
         return _Normed.apply(x, scale, dtype)  # pyright: ignore[reportReturnType]
-    return _normed(x, scale, dtype)
-
-
-def _normed(x: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    library: Any = kernel.LIBRARY
-    x, n = x.contiguous(), len(scale)
-    y = torch.empty_like(x, dtype=dtype)
+    y, n = torch.empty_like(x, dtype=dtype), len(scale)
     sizes, low = (x.numel() // n, n, n), (x.dtype is torch.bfloat16, dtype is torch.bfloat16)
     arrays = x.data_ptr(), None, None, scale.data_ptr(), y.data_ptr(), None
     library.normed(*arrays, *sizes, *low, RMS_EPS, kernel.threads(x))
@@ -44,7 +38,7 @@ def _normed(x: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
 
 def normed_sum(x: Tensor, blocks: Tensor, bias: Tensor, scale: Tensor, keep: bool) -> tuple[Tensor, Tensor | None]:
     """`normed` of the sum of x (B, N), blocks (G, B, d) and bias (N,), as wide as x; and that sum, if it is kept."""
-    if (library := kernel.library(x)) is None:
+    if (library := kernel.library(x, bias, scale)) is None or kernel.library(blocks) is None:
         total = x + bias
         by_block(total, len(blocks)).add_(blocks)
         return normed(total, scale, x.dtype), total if keep else None
@@ -57,7 +51,7 @@ def normed_sum(x: Tensor, blocks: Tensor, bias: Tensor, scale: Tensor, keep: boo
 
 def normed_back(grad: Tensor, x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """From the gradient of `normed(x, scale)` to those of x (..., N), as wide as grad, and of the scale (N,)."""
-    if (library := kernel.library(x, grad.dtype)) is None:
+    if (library := kernel.library(grad, scale)) is None or kernel.library(x) is None:
         wide, plain = grad.to(scale.dtype), x.to(scale.dtype)
         inverse = torch.rsqrt(plain.square().mean(-1, keepdim=True) + RMS_EPS)
         plain = plain * inverse
@@ -65,7 +59,7 @@ def normed_back(grad: Tensor, x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]
         along = wide * scale
         of_x = inverse * (along - plain * (along * plain).mean(-1, keepdim=True))
         return of_x.to(grad.dtype), (wide * plain).flatten(0, -2).sum(0)
-    grad, x, n = grad.contiguous(), x.contiguous(), len(scale)
+    n = len(scale)
     rows = x.numel() // n
     of_x, of_scale = torch.empty_like(grad), scale.new_zeros(-(-rows // CHUNK), n)
     arrays = grad.data_ptr(), x.data_ptr(), scale.data_ptr(), of_x.data_ptr(), of_scale.data_ptr()
@@ -78,7 +72,7 @@ class _Normed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx.save_for_backward(x, scale)
-        return _normed(x, scale, dtype)
+        return normed(x, scale, dtype)  # where gradients are off
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -99,7 +93,7 @@ def _gates(gates: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]
 def gated(gates: Tensor, bias: Tensor, deter: Tensor) -> tuple[Tensor, Tensor]:
     """Next deter (B, N) from gates (G, B, 3 d), their bias (3 N,) and deter (B, N); and the same as wide as gates."""
     arrived = torch.empty_like(deter)
-    if (library := kernel.library(gates)) is None:
+    if (library := kernel.library(gates, bias, deter)) is None:
         _, _, candidate, update = _gates(gates, bias)
         torch.lerp(by_block(deter, len(gates)), candidate, update, out=by_block(arrived, len(gates)))
         return arrived, arrived.to(gates.dtype)
@@ -113,7 +107,7 @@ def gated(gates: Tensor, bias: Tensor, deter: Tensor) -> tuple[Tensor, Tensor]:
 def gated_back(grad: Tensor, gates: Tensor, bias: Tensor, deter: Tensor) -> tuple[Tensor, Tensor]:
     """From the gradient (B, N) of `gated` to those of gates (G, B, 3 d), as wide as they, and of deter (B, N)."""
     of_gates, of_deter = torch.empty_like(gates), torch.empty_like(deter)
-    if (library := kernel.library(gates)) is None:
+    if (library := kernel.library(gates, bias, deter, grad)) is None:
         reset, proposed, candidate, update = _gates(gates, bias)
         of_arrived, before = by_block(grad, len(gates)), by_block(deter, len(gates))
         of_product = of_arrived * update * (1 - candidate.square())

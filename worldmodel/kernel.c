@@ -3,7 +3,7 @@
    Everything is contiguous. A number that tells whether an array is bfloat16 (else float32) is named
    `low...`; sums are float32. Letters: B rows, N columns, G blocks of d = N / G, C classes, S categoricals.
 
-   Threads are those of torch: built with -fopenmp but not linked to a runtime, this library takes the one that torch has
+   Threads are those of torch: compiled with -fopenmp but not linked to a runtime, this takes the one that torch has
    loaded, so that there are never two. Work is cut by rows alone: results do not depend on the number of threads. */
 
 #include <stdint.h>
@@ -19,6 +19,8 @@
 #define ROWS_IN_PARALLEL _Pragma("omp parallel for num_threads(threads) if(threads > 1) schedule(static)")
 
 typedef int64_t size;
+
+const uint32_t source = SOURCE; /* checksum of this file */
 
 INLINE float from_bits(uint32_t bits) {
     float x;
@@ -206,8 +208,8 @@ VECTORS static void draw_row(const void *logits, const float *uniform, void *one
     store(one_hot, p, low, row * C * S, C * S);
 }
 
-/* one_hot (B, C, S), as wide as logits (B, C, S), drawn by the inverse CDF of their softmax with a `share` of a uniform,
-   at uniform (B, S) in [0, 1); probs (B, C, S), or nothing, takes the softmax. */
+/* one_hot (B, C, S), as wide as logits (B, C, S), drawn by the inverse CDF of their softmax with a `share` of a
+   uniform, at uniform (B, S) in [0, 1); probs (B, C, S), or nothing, takes the softmax. */
 void drawn(const void *logits, const float *uniform, void *one_hot, float *probs, size B, size C, size S, int low,
            float share, int threads) {
     ROWS_IN_PARALLEL
@@ -228,7 +230,8 @@ VECTORS static void twohot_row(const float *x, const float *bins, float *mean, f
 
 /* Of logits (B, N): the mean (B,) of bins (N,), which are symmetric about zero, under their softmax; the largest (B,);
    and the sum of the exponentials of what they are below it (B,). */
-void twohot(const float *logits, const float *bins, float *mean, float *most, float *total, size B, size N, int threads) {
+void twohot(const float *logits, const float *bins, float *mean, float *most, float *total, size B, size N,
+            int threads) {
     ROWS_IN_PARALLEL
     for (size row = 0; row < B; row++) twohot_row(logits + row * N, bins, mean + row, most + row, total + row, N);
 }

@@ -3,6 +3,7 @@
 import ctypes
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import torch  # before the library, which takes its threads
 from torch import Tensor
@@ -21,11 +22,16 @@ ARGUMENTS = {
 
 
 def load(folder: Path) -> ctypes.CDLL | None:
-    """The library in a folder; none if there is none, or if it lacks what it takes from torch: threads."""
+    """The library in a folder; none if there is none, if it was built from another `kernel.c`, or if torch lacks what
+    it takes from there: threads."""
+    source = crc32(Path(__file__).with_name("kernel.c").read_bytes())
     for path in folder.glob("_kernel*.so"):
         try:
             found = ctypes.CDLL(str(path))
-        except OSError:
+            built_from = ctypes.c_uint32.in_dll(found, "source").value
+        except (OSError, ValueError):
+            continue
+        if built_from != source:
             continue
         for name, kinds in ARGUMENTS.items():
             function = getattr(found, name)
@@ -38,9 +44,17 @@ LIBRARY = load(Path(__file__).parent)
 WIDTHS = (torch.float32, torch.bfloat16)
 
 
-def library(x: Tensor, *widths: torch.dtype) -> Any:
-    """The library, if it can work on x and write such widths."""
-    return LIBRARY if x.is_cpu and x.dtype in WIDTHS and all(dtype in WIDTHS for dtype in widths) else None
+def library(product: Tensor, *others: Tensor) -> Any:
+    """The library, if it can work on a product of matrices, in float32 or bfloat16, and on other tensors in float32.
+
+    It is given bare addresses, so that all have to be contiguous, and on the CPU.
+    """
+    if LIBRARY is None or product.dtype not in WIDTHS or not (product.is_cpu and product.is_contiguous()):
+        return None
+    for x in others:
+        if x.dtype is not torch.float32 or not (x.is_cpu and x.is_contiguous()):
+            return None
+    return LIBRARY
 
 
 def threads(x: Tensor) -> int:

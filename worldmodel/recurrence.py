@@ -109,7 +109,7 @@ class Cell:
         hidden = torch.empty_like(saved.hidden)
         self.by_block(hidden).copy_(torch.bmm(gates, low.gates.mT))
         core, core_norm = normed_back(hidden, saved.core, full.core_norm)
-        of_deter, of_stoch, of_action = torch.mm(core, self.core_shared.mT).chunk(3, -1)
+        of_deter, of_stoch, of_action = (x.contiguous() for x in torch.mm(core, self.core_shared.mT).chunk(3, -1))
         of_deter, deter_norm = normed_back(of_deter, saved.of_deter, full.deter_norm)
         of_stoch, stoch_norm = normed_back(of_stoch, saved.of_stoch, full.stoch_norm)
         back.add_(torch.mm(of_deter, low.deter))

@@ -1,6 +1,7 @@
 """Every operation as the C kernels do it, against what it is defined as in PyTorch."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -153,3 +154,17 @@ def test_a_folder_without_a_library_or_with_a_broken_one_gives_none(tmp_path):
     assert kernel.load(tmp_path) is None
     (tmp_path / "_kernel.so").write_text("not a library")
     assert kernel.load(tmp_path) is None
+
+
+def test_a_library_of_another_source_is_left_alone(library, tmp_path, monkeypatch):
+    folder = Path(library._name).parent
+    assert kernel.load(folder) is not None
+    (tmp_path / "kernel.c").write_text("int changed;")
+    monkeypatch.setattr(kernel, "__file__", str(tmp_path / "kernel.py"))
+    assert kernel.load(folder) is None
+
+
+@pytest.mark.parametrize("x", [torch.randn(6, 40)[:, :20], torch.randn(6, 20).double(), torch.randn(6, 20).to("meta")])
+def test_what_the_library_cannot_read_it_is_not_given(with_kernel, x):
+    assert kernel.library(x) is None and kernel.library(torch.ones(3), x) is None
+    assert kernel.library(torch.ones(3), torch.ones(3).bfloat16()) is None
