@@ -9,7 +9,7 @@ STAMP := .venv/set-up
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml setup.py worldmodel/kernel.c
 	@if [ -z "$(PYTHON)" ]; then echo "Python 3.11 or newer is needed (3.11 for the simulator)" >&2; exit 1; fi
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
@@ -24,5 +24,5 @@ test: setup
 	$(BIN)/python -m pytest
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist *.egg-info worldmodel/_kernel*.so .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -18,9 +18,8 @@ from dreaming.actor_critic import ReturnScale, follow, lambda_return
 from worldmodel.context import ContextSpec
 from worldmodel.distributions import (
     BoundedNormal,
-    expected_bin,
     twohot_bins,
-    twohot_cross_entropy,
+    twohot_losses,
     twohot_mean,
 )
 from worldmodel.loss import world_model_loss
@@ -28,7 +27,7 @@ from worldmodel.model import ModelConfig, Spaces, WorldModel
 from worldmodel.nets import Head, compute_in
 from worldmodel.optim import LaProp, SafeStep
 from worldmodel.replay import Batch
-from worldmodel.rssm import State
+from worldmodel.rssm import Ready, State
 from worldmodel.speed import few_rows
 
 PUBLISHED = ModelConfig(carry=False, vector_loss="symlog", vector_scale=1.0)
@@ -55,6 +54,7 @@ class Dream(NamedTuple):
 
     feat: Tensor  # (H + 1, N, F) as heads multiply it
     action: Tensor  # (H, N, A)
+    known: Tensor | None = None  # (H, N, U) the first product of the policy that acted
 
 
 class Dreamer(nn.Module):
@@ -82,14 +82,15 @@ class Dreamer(nn.Module):
         """Follow the policy for H steps from N states."""
         prepared, steps, deter = self.model.rssm.prepared(), self.config.horizon, start.deter.shape[-1]
         feat = start.deter.new_empty(steps + 1, len(start.deter), self.model.feat_size, dtype=self.compute)
-        state, actions = prepared.enter(start), []
+        state, actions, known = prepared.enter(start), [], []
         for t in range(steps + 1):
-            feat[t, :, :deter] = state.deter
+            feat[t, :, :deter] = state.own
             feat[t, :, deter:] = prepared.leave(state.stoch)
             if t < steps:
-                actions.append(BoundedNormal(self.policy(feat[t])).sample())
+                known.append(self.policy.first(feat[t]))
+                actions.append(BoundedNormal(self.policy(feat[t], known[t])).sample())
                 state = prepared.imagine(state, actions[t].clamp(-1, 1))
-        return Dream(feat, torch.stack(actions))
+        return Dream(feat, torch.stack(actions), torch.stack(known))
 
     @torch.no_grad()
     def foresee(self, feat: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,23 +104,24 @@ class Dreamer(nn.Module):
         """Actor's and critic's loss (scalars), the lambda-return of every start (N,), and what to watch.
 
         Args:
+            dream: dreamt with the policy as it is now.
             reward: (H + 1, N) for arriving in each state; the start's is not looked at.
             going_on: (H + 1, N) probability of not having terminated there.
         """
         c, feat = self.config, dream.feat
-        log_probs = torch.log_softmax(self.critic(feat), -1)
+        logits = self.critic(feat)
         with torch.no_grad():
             reward, going_on = reward.T, going_on.T
-            value = expected_bin(log_probs.exp(), self.bins).T
+            value = twohot_mean(logits, self.bins).T
             slow = twohot_mean(self.slow_critic(feat), self.bins)
             returns = lambda_return(reward[:, 1:], going_on[:, 1:], value, c.discount, c.lam)
             advantage = (returns - value[:, :-1]) / self.scale.update(returns)
             # A state counts as much as it is likely that the dream got there, or began at all.
             weight = torch.cumprod(c.discount * going_on[:, :-1], 1).T / c.discount
-        choice = BoundedNormal(self.policy(feat[:-1]))
+        choice = BoundedNormal(self.policy(feat[:-1], dream.known))
         entropy = choice.entropy()
         actor = -(weight * (choice.log_prob(dream.action) * advantage.T + c.entropy * entropy)).mean()
-        critic = (weight * self._fit(log_probs, returns.T, slow)).mean()
+        critic = (weight * self._fit(logits, returns.T, slow)).mean()
         metrics = {
             "return": returns.mean(),
             "entropy": entropy.mean(),
@@ -127,10 +129,10 @@ class Dreamer(nn.Module):
         }
         return actor, critic, returns[:, 0], metrics
 
-    def _fit(self, log_probs: Tensor, returns: Tensor, slow: Tensor) -> Tensor:
-        """Cross-entropy (L, ...) with returns (L, ...) and the slow critic, of log probabilities (L + 1, ..., 255)."""
+    def _fit(self, logits: Tensor, returns: Tensor, slow: Tensor) -> Tensor:
+        """Cross-entropy (L, ...) with returns (L, ...) and with the slow critic, of logits (L + 1, ..., 255)."""
         after = torch.cat([returns, returns[-1:]])  # of the last, which has no return, nothing is learnt
-        return sum(twohot_cross_entropy(log_probs, target, self.bins)[:-1] for target in (after, slow))  # pyright: ignore[reportReturnType]
+        return twohot_losses(logits, torch.stack([after, slow]), self.bins)[:-1]
 
     def replay_loss(self, feat: Tensor, batch: Batch, dreamt: Tensor) -> Tensor:
         """The critic's loss (scalar) on logged rewards, beyond which stands the return dreamt from each row (B, T).
@@ -138,13 +140,13 @@ class Dreamer(nn.Module):
         Through the features (B, T, F) it trains the world model as well.
         """
         c = self.config
-        log_probs = torch.log_softmax(self.critic(feat), -1).transpose(0, 1)
+        logits = self.critic(feat).transpose(0, 1)
         with torch.no_grad():
             slow = twohot_mean(self.slow_critic(feat), self.bins).T
             # Where an episode ends, nothing that follows in the log belongs to it.
             live, lam = (~batch.is_terminal[:, 1:]).float(), c.lam * (~batch.is_last[:, 1:]).float()
             returns = lambda_return(batch.reward[:, 1:], live, dreamt, c.discount, lam)
-        fit = self._fit(log_probs, returns.T, slow)
+        fit = self._fit(logits, returns.T, slow)
         return ((~batch.is_last[:, :-1]).T * fit).mean()
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -185,9 +187,9 @@ class Acting:
     def __call__(self, vector: Tensor, is_first: Tensor) -> Tensor:
         """Observations (N, D), and whether an episode begins (N,), to commands (N, A) in [-1, 1]."""
         model, keep = self.dreamer.model, (~is_first).unsqueeze(-1)
-        before = State(self.state.deter * keep, self.state.stoch * keep)
+        before = Ready(*(x * keep for x in self.state))
         with few_rows() if len(vector) < 8 else nullcontext():
             self.state = self.prepared.observe(before, model.encode(vector), self.action * keep)
-            feat = torch.cat([self.state.deter, self.prepared.leave(self.state.stoch)], -1)
+            feat = torch.cat([self.state.own, self.prepared.leave(self.state.stoch)], -1)
             self.action = BoundedNormal(self.dreamer.policy(feat)).sample().clamp(-1, 1)
         return self.action

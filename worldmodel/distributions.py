@@ -1,10 +1,13 @@
 """Random variables of DreamerV3, as functions from tensors to tensors; plus the actor's mixture of normals."""
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from worldmodel import kernel
 
 UNIMIX = 0.01  # share of a uniform in every categorical: no class is ever impossible, so KL stays finite
 BINS = 255
@@ -43,6 +46,32 @@ def sample_one_hot(log_probs: Tensor) -> Tensor:
     return one_hot + (probs - probs.detach()) if probs.requires_grad else one_hot
 
 
+def drawn(logits: Tensor, shape: tuple[int, int], keep: bool = False) -> tuple[Tensor, Tensor | None]:
+    """One-hot samples (B, C, S), as wide as logits (B, C * S), the classes first; and their softmax, if it is kept."""
+    categoricals, classes = shape
+    logits = logits.view(-1, classes, categoricals)
+    if (library := kernel.library(logits)) is None:
+        probs = torch.softmax(logits.float(), 1)
+        return draw(mixed(probs)).to(logits.dtype), probs if keep else None
+    uniform = torch.rand(len(logits), categoricals, 1).contiguous()
+    one_hot, probs = torch.empty_like(logits), torch.empty_like(logits, dtype=torch.float32) if keep else None
+    arrays = logits.data_ptr(), uniform.data_ptr(), one_hot.data_ptr(), kernel.at(probs)
+    library.drawn(*arrays, *logits.shape, logits.dtype is torch.bfloat16, UNIMIX, kernel.threads(logits))
+    return one_hot, probs
+
+
+def draw(mixed: Tensor) -> Tensor:
+    """One-hot samples of categoricals (B, C, S), by the inverse CDF; `sample_one_hot` with the classes first."""
+    cumulative = torch.cumsum(mixed, 1)
+    uniform = torch.rand(mixed.shape[0], mixed.shape[2], 1, device=mixed.device).mT
+    below = (cumulative[:, :-1] > uniform * cumulative[:, -1:]).float()
+    one_hot = torch.empty_like(mixed)
+    one_hot[:, 0] = below[:, 0]
+    torch.sub(below[:, 1:], below[:, :-1], out=one_hot[:, 1:-1])
+    torch.sub(1, below[:, -1], out=one_hot[:, -1])
+    return one_hot
+
+
 def mode_one_hot(log_probs: Tensor) -> Tensor:
     return torch.zeros_like(log_probs).scatter_(-1, log_probs.argmax(-1, keepdim=True), 1.0)
 
@@ -59,32 +88,65 @@ def twohot_bins(device: torch.device | str = "cpu") -> Tensor:
 
 
 def twohot_mean(logits: Tensor, bins: Tensor) -> Tensor:
-    """Expected value (...) of a two-hot head's logits (..., 255)."""
-    return expected_bin(torch.softmax(logits, -1), bins)
+    """Expected value (...) of a two-hot head's logits (..., 255).
 
-
-def expected_bin(probs: Tensor, bins: Tensor) -> Tensor:
-    """Summed from the middle outwards in pairs, so that equal and opposite tails of size 5e8 cancel exactly."""
-    half = BINS // 2
+    Summed from the middle outwards in pairs, so that equal and opposite tails of size 5e8 cancel exactly.
+    """
+    if _by_kernel(logits) and not (torch.is_grad_enabled() and logits.requires_grad):
+        return _twohot(logits.contiguous(), bins)[0]
+    probs, half = torch.softmax(logits, -1), BINS // 2
     left = probs[..., :half] * bins[:half]
     right = probs[..., half + 1 :] * bins[half + 1 :]
     return (left + right.flip(-1)).sum(-1)
 
 
+def _by_kernel(logits: Tensor) -> bool:
+    return logits.dtype is torch.float32 and kernel.library(logits) is not None
+
+
+def _twohot(logits: Tensor, bins: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean (...), the largest logit (...), and the sum (...) of exponentials of what all are below it."""
+    mean, most, total = (logits.new_empty(logits.shape[:-1]) for _ in range(3))
+    arrays = (x.data_ptr() for x in (logits, bins, mean, most, total))
+    kernel.library(logits).twohot(*arrays, logits.numel() // BINS, BINS, kernel.threads(logits))
+    return mean, most, total
+
+
 def twohot_loss(logits: Tensor, target: Tensor, bins: Tensor) -> Tensor:
     """Cross-entropy (...) of logits (..., 255) with the two bins around `target` (...), without building one-hots."""
-    return twohot_cross_entropy(torch.log_softmax(logits, -1), target, bins)
+    return twohot_losses(logits, target.unsqueeze(0), bins)
 
 
-def twohot_cross_entropy(log_probs: Tensor, target: Tensor, bins: Tensor) -> Tensor:
-    """As `twohot_loss`, from log probabilities (..., 255), which several targets may share."""
-    target = target.detach()
-    above = torch.searchsorted(bins, target.contiguous(), right=True).clamp(1, BINS - 1)
+def twohot_losses(logits: Tensor, targets: Tensor, bins: Tensor) -> Tensor:
+    """The sum (...) of `twohot_loss` for each of several targets (K, ...)."""
+    targets = targets.detach().contiguous()
+    above = torch.searchsorted(bins, targets, right=True).clamp(1, BINS - 1)
     below = above - 1
     low, high = bins[below], bins[above]
-    weight = ((target - low) / (high - low)).clamp(0, 1)
-    at = torch.gather(log_probs, -1, torch.stack([below, above], -1))
-    return -((1 - weight) * at[..., 0] + weight * at[..., 1])
+    weight = ((targets - low) / (high - low)).clamp(0, 1)
+    index, share = (torch.cat(parts).movedim(0, -1) for parts in ((below, above), (1 - weight, weight)))  # (..., 2 K)
+    if _by_kernel(logits):
+        return _CrossEntropy.apply(logits.contiguous(), index, share, bins)  # pyright: ignore[reportReturnType]
+    return -(share * torch.log_softmax(logits, -1).gather(-1, index)).sum(-1)
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """Of logits (..., 255) with a few bins (..., K) and their shares (..., K)."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, index: Tensor, share: Tensor, bins: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        _, most, total = _twohot(logits, bins)
+        ctx.save_for_backward(logits, index, share, most, total)
+        return share.sum(-1) * (most + torch.log(total)) - (share * logits.gather(-1, index)).sum(-1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        logits, index, share, most, total = ctx.saved_tensors
+        of_logits, factor = torch.empty_like(logits), (grad * share.sum(-1) / total).contiguous()
+        arrays = (x.data_ptr() for x in (logits, most, factor, of_logits))
+        kernel.library(logits).exponentials(*arrays, logits.numel() // BINS, BINS, kernel.threads(logits))
+        return of_logits.scatter_add_(-1, index, -grad.unsqueeze(-1) * share), None, None, None
 
 
 class ActionMixture:

@@ -6,11 +6,14 @@ Source: Hafner et al., "Mastering Diverse Domains through World Models" (2023), 
 import math
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+
+from worldmodel.fused import RMS_EPS, normed
 
 
 def truncated_normal_(weight: Tensor, fan_in: int, scale: float = 1.0) -> None:
@@ -38,10 +41,32 @@ class Linear(Rounding, nn.Linear):
         truncated_normal_(self.weight, self.in_features, self.outscale)
         nn.init.zeros_(self.bias)
 
+    def product(self, input: Tensor, known: Tensor | None = None) -> Tensor:
+        """As wide as it was multiplied; where its numbers are known, it only learns to pass gradients back."""
+        if known is not None:
+            return _Known.apply(known, input, self.weight, self.bias)  # pyright: ignore[reportReturnType]
+        return F.linear(*(x.to(self.compute) for x in (input, self.weight, self.bias)))
+
     def forward(self, input: Tensor) -> Tensor:
-        if self.compute is input.dtype is torch.float32:
-            return super().forward(input)
-        return F.linear(*(x.to(self.compute) for x in (input, self.weight, self.bias))).float()
+        return self.product(input).float()
+
+
+class _Known(torch.autograd.Function):
+    """The product (..., M) of inputs (..., N) that was found before, without a gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, known: Tensor, input: Tensor, weight: Tensor, bias: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.save_for_backward(input, weight)
+        return known.view_as(known)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        input, weight = ctx.saved_tensors
+        of_input = (grad @ weight.to(grad.dtype)).to(input.dtype) if ctx.needs_input_grad[1] else None
+        rows = grad.flatten(0, -2)
+        of_weight = rows.mT @ input.to(grad.dtype).flatten(0, -2)
+        return None, of_input, of_weight.to(weight.dtype), rows.sum(0, dtype=weight.dtype)
 
 
 def compute_in(dtype: torch.dtype, *modules: nn.Module) -> None:
@@ -50,9 +75,6 @@ def compute_in(dtype: torch.dtype, *modules: nn.Module) -> None:
         for part in module.modules():
             if isinstance(part, Rounding):
                 part.compute = dtype
-
-
-RMS_EPS = 1e-4
 
 
 class RMSNorm(nn.Module):
@@ -86,20 +108,26 @@ class BlockLinear(nn.Module):
 
 
 class NormedLinear(nn.Module):
-    """Linear, RMS norm, SiLU."""
+    """Linear, RMS norm, SiLU; the output in whatever width the next layer wants it."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.linear = Linear(inputs, outputs)
         self.norm = RMSNorm(outputs)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.silu(self.norm(self.linear(x)))
+    def forward(self, x: Tensor, dtype: torch.dtype = torch.float32, known: Tensor | None = None) -> Tensor:
+        return normed(self.linear.product(x, known), self.norm.scale, dtype)
 
 
-class MLP(nn.Sequential):
+class MLP(Rounding, nn.Sequential):
     def __init__(self, inputs: int, units: int, layers: int) -> None:
         super().__init__(*[NormedLinear(inputs if i == 0 else units, units) for i in range(layers)])
+
+    def forward(self, input: Tensor, dtype: torch.dtype = torch.float32, known: Tensor | None = None) -> Tensor:
+        *before, last = self
+        for layer in before:
+            input, known = layer(input, self.compute, known), None
+        return last(input, dtype, known)
 
 
 class Head(nn.Module):
@@ -110,8 +138,15 @@ class Head(nn.Module):
         self.mlp = MLP(inputs, units, layers)
         self.out = Linear(units, outputs, outscale)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out(self.mlp(x))
+    def forward(self, x: Tensor, known: Tensor | None = None) -> Tensor:
+        """From inputs (..., N); `known` is what `first` made of them with the same weights."""
+        return self.out(self.mlp(x, self.out.compute, known))
+
+    def first(self, x: Tensor) -> Tensor:
+        """The first layer's product, which is most of the work where inputs are many."""
+        layer = self.mlp[0]
+        assert isinstance(layer, NormedLinear)
+        return layer.linear.product(x)
 
 
 MOST_MULTIPLIED = 64

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldmodel.distributions import UNIMIX, mixed
-from worldmodel.nets import RMS_EPS
+from worldmodel.distributions import UNIMIX, drawn, mixed
+from worldmodel.fused import by_block, gated, gated_back, normed, normed_back, normed_sum
 
 
 class Weights(NamedTuple):
@@ -45,31 +45,15 @@ class Step(NamedTuple):
     of_deter: Tensor  # (B, H) before its norm
     of_stoch: Tensor  # (B, H) before its norm
     shared: Tensor  # (B, 3 H)
-    core: Tensor  # (B, D) before its norm
+    core: Tensor | None  # (B, D) before its norm
     hidden: Tensor  # (B, D)
-    reset: Tensor  # (G, B, d)
-    proposed: Tensor  # (G, B, d) before reset and tanh
-    candidate: Tensor  # (G, B, d)
-    update: Tensor  # (G, B, d)
-
-
-def normed(x: Tensor, scale: Tensor) -> Tensor:
-    return F.silu(F.rms_norm(x, scale.shape, scale, RMS_EPS))
-
-
-def normed_back(grad: Tensor, x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """From the gradient of `normed(x, scale)` to those of x (..., N) and of the scale before it is summed (..., N)."""
-    inverse = torch.rsqrt(x.square().mean(-1, keepdim=True) + RMS_EPS)
-    plain = x * inverse
-    grad = torch.ops.aten.silu_backward(grad, plain * scale)
-    along = grad * scale
-    return inverse * (along - plain * (along * plain).mean(-1, keepdim=True)), grad * plain
+    gates: Tensor  # (G, B, 3 d) before their bias
 
 
 class Cell:
     """One step forwards and one back, on weights that were made ready once.
 
-    `stoch` and logits are laid out (C, S) here, not (S, C) as elsewhere.
+    `stoch` and logits are laid out (C, S) here, not (S, C) as elsewhere; what is multiplied comes in `dtype`.
 
     Args:
         shape: (S, C).
@@ -90,65 +74,59 @@ class Cell:
         # What the blocks share of their input meets one matrix, instead of being copied for each block.
         self.core_own = low.core[:, : self.d].contiguous()  # (G, d, d)
         self.core_shared = low.core[:, self.d :].transpose(0, 1).reshape(rows - self.d, -1)  # (3 H, D)
-        self.gates_bias = weights.gates_bias.view(self.blocks, 1, 3 * self.d)
 
     def by_block(self, x: Tensor) -> Tensor:
-        """(B, G * k) to a view (G, B, k)."""
-        return x.view(len(x), self.blocks, -1).transpose(0, 1)
+        return by_block(x, self.blocks)
 
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        return F.linear(x.to(self.dtype), weight, bias).float()
+    def step(
+        self, deter: Tensor, own: Tensor, stoch: Tensor, action_in: Tensor, keep: bool = False
+    ) -> tuple[Tensor, Tensor, Step]:
+        """Next deter (B, D), in float32 and as it is multiplied.
 
-    def step(self, deter: Tensor, stoch: Tensor, action_in: Tensor) -> tuple[Tensor, Step]:
-        """Next deter (B, D) from deter (B, D), stoch (B, C * S) and the projected action (B, H)."""
-        low, full, own = self.low, self.full, deter.to(self.dtype)
-        of_deter = self.linear(own, low.deter, low.deter_bias)
-        of_stoch = self.linear(stoch, low.stoch, low.stoch_bias)
-        shared = torch.cat([normed(of_deter, full.deter_norm), normed(of_stoch, full.stoch_norm), action_in], -1)
-        core = torch.mm(shared.to(self.dtype), self.core_shared).float().add_(full.core_bias)
-        self.by_block(core).add_(torch.bmm(self.by_block(own), self.core_own))
-        hidden = normed(core, full.core_norm)
-        gates = torch.bmm(self.by_block(hidden.to(self.dtype)), low.gates) + self.gates_bias
-        reset, proposed, update = gates.split(self.d, -1)
-        reset, update = torch.sigmoid(reset), torch.sigmoid(update - 1)
-        candidate = torch.sigmoid(reset * proposed * 2).mul_(2).sub_(1)  # tanh, which itself is five times slower
-        arrived = torch.empty_like(deter)
-        torch.lerp(self.by_block(deter), candidate, update, out=self.by_block(arrived))
-        return arrived, Step(of_deter, of_stoch, shared, core, hidden, reset, proposed, candidate, update)
+        Args:
+            deter: (B, D) in float32.
+            own: the same as it is multiplied.
+            stoch: (B, C * S).
+            action_in: (B, H) the projected action.
+            keep: whether there will be a way back.
+        """
+        low, full, dtype = self.low, self.full, self.dtype
+        of_deter = F.linear(own, low.deter, low.deter_bias)
+        of_stoch = F.linear(stoch, low.stoch, low.stoch_bias)
+        after = normed(of_deter, full.deter_norm, dtype), normed(of_stoch, full.stoch_norm, dtype)
+        shared = torch.cat([*after, action_in], -1)
+        of_shared, of_own = torch.mm(shared, self.core_shared), torch.bmm(self.by_block(own), self.core_own)
+        hidden, core = normed_sum(of_shared, of_own, full.core_bias, full.core_norm, keep)
+        gates = torch.bmm(self.by_block(hidden), low.gates)
+        arrived, narrow = gated(gates, full.gates_bias, deter)
+        return arrived, narrow, Step(of_deter, of_stoch, shared, core, hidden, gates)
 
     def step_back(self, grad: Tensor, deter: Tensor, saved: Step) -> tuple["StepGrads", Tensor, Tensor]:
         """From the gradient (B, D) of what `step` returned to those of its pre-activations, of deter and of stoch."""
         low, full = self.low, self.full
-        grad_blocks, before = self.by_block(grad), self.by_block(deter)
-        candidate, update, reset = saved.candidate, saved.update, saved.reset
-        of_product = grad_blocks * update * (1 - candidate.square())
-        of_reset = of_product * saved.proposed * reset * (1 - reset)
-        of_update = grad_blocks * (candidate - before) * update * (1 - update)
-        gates = torch.cat([of_reset, of_product * reset, of_update], -1)
+        assert saved.core is not None
+        gates, back = gated_back(grad, saved.gates, full.gates_bias, deter)
         hidden = torch.empty_like(saved.hidden)
-        self.by_block(hidden).copy_(torch.bmm(gates.to(self.dtype), low.gates.mT))
+        self.by_block(hidden).copy_(torch.bmm(gates, low.gates.mT))
         core, core_norm = normed_back(hidden, saved.core, full.core_norm)
-        core_low = core.to(self.dtype)
-        of_deter, of_stoch, of_action = torch.mm(core_low, self.core_shared.mT).float().chunk(3, -1)
+        of_deter, of_stoch, of_action = (x.contiguous() for x in torch.mm(core, self.core_shared.mT).chunk(3, -1))
         of_deter, deter_norm = normed_back(of_deter, saved.of_deter, full.deter_norm)
         of_stoch, stoch_norm = normed_back(of_stoch, saved.of_stoch, full.stoch_norm)
-        back = torch.mm(of_deter.to(self.dtype), low.deter).float()
-        back_blocks = self.by_block(back)
-        back_blocks.add_(torch.bmm(self.by_block(core_low), self.core_own.mT)).addcmul_(grad_blocks, 1 - update)
+        back.add_(torch.mm(of_deter, low.deter))
+        self.by_block(back).add_(torch.bmm(self.by_block(core), self.core_own.mT))
         grads = StepGrads(of_deter, deter_norm, of_stoch, stoch_norm, of_action, core, core_norm, gates)
-        return grads, back, torch.mm(of_stoch.to(self.dtype), low.stoch).float()
+        return grads, back, torch.mm(of_stoch, low.stoch).float()
 
-    def posterior(self, deter: Tensor, token_in: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def posterior(self, own: Tensor, token_in: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Before the norm (B, H), after it (B, H), and logits (B, C * S)."""
-        before = self.linear(deter, self.low.posterior, self.low.posterior_bias).add_(token_in)
-        after = normed(before, self.full.posterior_norm)
-        return before, after, self.linear(after, self.low.out, self.low.out_bias)
+        before = token_in + F.linear(own, self.low.posterior, self.low.posterior_bias)
+        after = normed(before, self.full.posterior_norm, self.dtype)
+        return before, after, F.linear(after, self.low.out, self.low.out_bias)
 
     def posterior_back(self, grad: Tensor, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """From the gradient (B, C * S) of logits to those before the norm, of the norm's scale, and of deter (B, D)."""
-        after = torch.mm(grad.to(self.dtype), self.low.out).float()
-        of_before, norm = normed_back(after, before, self.full.posterior_norm)
-        return of_before, norm, torch.mm(of_before.to(self.dtype), self.low.posterior).float()
+        of_before, norm = normed_back(torch.mm(grad, self.low.out), before, self.full.posterior_norm)
+        return of_before, norm, torch.mm(of_before, self.low.posterior).float()
 
 
 def classes_first(x: Tensor, shape: tuple[int, int]) -> Tensor:
@@ -156,20 +134,8 @@ def classes_first(x: Tensor, shape: tuple[int, int]) -> Tensor:
     return x.unflatten(-1, shape).mT.flatten(-2)
 
 
-def draw(mixed: Tensor) -> Tensor:
-    """One-hot samples of categoricals (B, C, S), by the inverse CDF; `sample_one_hot` with the classes first."""
-    cumulative = torch.cumsum(mixed, 1)
-    uniform = torch.rand(mixed.shape[0], mixed.shape[2], 1, device=mixed.device).mT
-    below = (cumulative[:, :-1] > uniform * cumulative[:, -1:]).float()
-    one_hot = torch.empty_like(mixed)
-    one_hot[:, 0] = below[:, 0]
-    torch.sub(below[:, 1:], below[:, :-1], out=one_hot[:, 1:-1])
-    torch.sub(1, below[:, -1], out=one_hot[:, -1])
-    return one_hot
-
-
 class StepGrads(NamedTuple):
-    """Gradients of one step's pre-activations, and of its norms' scales, each row's own."""
+    """Gradients of one step's pre-activations, as they are multiplied, and of its norms' scales."""
 
     of_deter: Tensor
     deter_norm: Tensor
@@ -193,15 +159,15 @@ class Unroll(torch.autograd.Function):
     def forward(ctx: Any, action_in: Tensor, token_in: Tensor, keep: Tensor, *rest: Any) -> tuple[Tensor, ...]:
         deter, stoch, shape, dtype, *tensors = rest
         cell = Cell(Weights(*tensors), shape, dtype)
-        categoricals, classes = shape
         stoch = classes_first(stoch, shape)
         deters, stochs, plain, states, steps, posteriors = [], [], [], [], [], []
+        action_in, keeps = action_in.to(dtype), keep.to(dtype)
+        own, stoch = deter.to(dtype), stoch.to(dtype)
         for t in range(len(action_in)):
-            before = deter * keep[t], stoch * keep[t]
-            deter, saved = cell.step(*before, action_in[t])
-            *posterior, logits = cell.posterior(deter, token_in[t])
-            probs = torch.softmax(logits.view(-1, classes, categoricals), 1)
-            one_hot = draw(mixed(probs))
+            before = deter * keep[t], own * keeps[t], stoch * keeps[t]
+            deter, own, saved = cell.step(*before, action_in[t], keep=True)
+            *posterior, logits = cell.posterior(own, token_in[t])
+            one_hot, probs = drawn(logits, shape, keep=True)
             stoch = one_hot.flatten(1)
             for kept, value in zip(
                 (deters, stochs, plain, states, steps, posteriors),
@@ -211,7 +177,7 @@ class Unroll(torch.autograd.Function):
                 kept.append(value)
         probs = torch.stack(plain)
         ctx.cell, ctx.keep, ctx.states, ctx.steps, ctx.posteriors = cell, keep, states, steps, posteriors
-        outputs = torch.stack(deters), torch.stack(stochs).mT, torch.log(mixed(probs)).mT
+        outputs = torch.stack(deters), torch.stack(stochs).float().mT, torch.log(mixed(probs)).mT
         ctx.save_for_backward(outputs[0], probs)
         return outputs
 
@@ -228,19 +194,20 @@ class Unroll(torch.autograd.Function):
         for t in reversed(range(len(deter))):
             weighted = (of_mixed[t] + later_stoch) * plain[t]
             of_logits = (weighted - plain[t] * weighted.sum(1, keepdim=True)) * (1 - UNIMIX)
-            before, norm, of_arrived = cell.posterior_back(of_logits.flatten(1), ctx.posteriors[t][0])
+            of_logits = of_logits.flatten(1).to(cell.dtype)
+            before, norm, of_arrived = cell.posterior_back(of_logits, ctx.posteriors[t][0])
             of_arrived += of_deter[t]
             of_arrived += later_deter
             step, later_deter, later_stoch = cell.step_back(of_arrived, ctx.states[t][0], ctx.steps[t])
             later_deter *= ctx.keep[t]
-            later_stoch = (later_stoch * ctx.keep[t]).view_as(of_logits)
+            later_stoch = (later_stoch * ctx.keep[t]).view_as(weighted)
             for kept, value in zip((logits, befores, norms, steps), (of_logits, before, norm, step), strict=True):
                 kept.append(value)
         for kept in (logits, befores, norms, steps):
             kept.reverse()
-        of_token, of_out = torch.stack(befores), torch.stack(logits).flatten(0, 1).flatten(1)
+        of_token, of_out = torch.stack(befores), torch.cat(logits)
         of_step = StepGrads(*(torch.stack(parts) for parts in zip(*steps, strict=True)))
-        weights = _weight_grads(ctx, cell, deter, of_step, of_token.flatten(0, 1), torch.cat(norms), of_out)
+        weights = _weight_grads(ctx, cell, deter, of_step, of_token.flatten(0, 1), torch.stack(norms), of_out)
         classes, categoricals = plain.shape[2:]
         back = (classes, categoricals)  # to the layout that the weights have
         weights = weights._replace(
@@ -248,7 +215,7 @@ class Unroll(torch.autograd.Function):
             out=classes_first(weights.out.mT, back).mT,
             out_bias=classes_first(weights.out_bias, back),
         )
-        return of_step.of_action, of_token, None, None, None, None, None, *weights
+        return of_step.of_action.float(), of_token.float(), None, None, None, None, None, *weights
 
 
 def _weight_grads(
@@ -257,33 +224,33 @@ def _weight_grads(
     """One product over all steps and rows for each weight."""
 
     def product(left: Tensor, right: Tensor) -> Tensor:
-        return torch.mm(left.to(cell.dtype).mT, right.to(cell.dtype)).float()
+        return torch.mm(left.mT, right).float()
 
-    def by_block(x: Tensor) -> Tensor:
-        return cell.by_block(x.to(cell.dtype))
+    def total(x: Tensor) -> Tensor:
+        return x.sum(0, dtype=torch.float32)
 
     shared, hidden = (torch.cat([getattr(step, name) for step in ctx.steps]) for name in ("shared", "hidden"))
-    states, stochs = (torch.cat(parts) for parts in zip(*ctx.states, strict=True))
+    _, states, stochs = (torch.cat(parts) for parts in zip(*ctx.states, strict=True))
     after = torch.cat([after for _, after in ctx.posteriors])
-    of_deter, deter_norm, of_stoch, stoch_norm, _, core, core_norm = (x.flatten(0, 1) for x in step[:-1])
+    of_deter, of_stoch, core = (x.flatten(0, 1) for x in (step.of_deter, step.of_stoch, step.core))
     gates = step.gates.transpose(0, 1).flatten(1, 2)  # (G, T B, 3 d)
-    own = torch.bmm(by_block(states).mT, by_block(core)).float()
+    own = torch.bmm(cell.by_block(states).mT, cell.by_block(core)).float()
     of_shared = product(shared, core).view(-1, cell.blocks, cell.d).transpose(0, 1)
     return Weights(
         deter=product(of_deter, states),
-        deter_bias=of_deter.sum(0),
-        deter_norm=deter_norm.sum(0),
+        deter_bias=total(of_deter),
+        deter_norm=total(step.deter_norm),
         stoch=product(of_stoch, stochs),
-        stoch_bias=of_stoch.sum(0),
-        stoch_norm=stoch_norm.sum(0),
+        stoch_bias=total(of_stoch),
+        stoch_norm=total(step.stoch_norm),
         core=torch.cat([own, of_shared], 1),
-        core_bias=core.sum(0),
-        core_norm=core_norm.sum(0),
-        gates=torch.bmm(by_block(hidden).mT, gates.to(cell.dtype)).float(),
-        gates_bias=gates.sum(1).flatten(),
-        posterior=product(of_before, deter.flatten(0, 1)),
-        posterior_bias=of_before.sum(0),
-        posterior_norm=posterior_norm.sum(0),
+        core_bias=total(core),
+        core_norm=total(step.core_norm),
+        gates=torch.bmm(cell.by_block(hidden).mT, gates).float(),
+        gates_bias=gates.sum(1, dtype=torch.float32).flatten(),
+        posterior=product(of_before, deter.flatten(0, 1).to(cell.dtype)),
+        posterior_bias=total(of_before),
+        posterior_norm=total(posterior_norm),
         out=product(of_out, after),
-        out_bias=of_out.sum(0),
+        out_bias=total(of_out),
     )

@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from worldmodel.distributions import categorical_kl, categorical_log_probs, mixed, mode_one_hot, sample_one_hot
+from worldmodel.distributions import categorical_kl, categorical_log_probs, drawn, mode_one_hot, sample_one_hot
+from worldmodel.fused import normed
 from worldmodel.nets import MLP, BlockLinear, Linear, NormedLinear, RMSNorm, Rounding, truncated_normal_
-from worldmodel.recurrence import Cell, Unroll, Weights, classes_first, draw, normed
+from worldmodel.recurrence import Cell, Unroll, Weights, classes_first
 
 
 class State(NamedTuple):
@@ -165,15 +166,22 @@ class RSSM(Rounding, nn.Module):
         return dynamics, representation
 
 
+class Ready(NamedTuple):
+    """A state between `Prepared.enter` and `leave`."""
+
+    deter: Tensor  # (N, D)
+    own: Tensor  # (N, D) the same as it is multiplied
+    stoch: Tensor  # (N, C * S) as it is multiplied, the classes first
+
+
 class Prepared:
     """Steps without gradients, on weights that were cast and cut to shape once.
 
     To be made anew when weights have changed: some of what it holds are copies, some the weights themselves.
-    In between `enter` and `leave`, `stoch` is kept with the classes first.
     """
 
     def __init__(self, rssm: RSSM) -> None:
-        self.rssm, c = rssm, rssm.config
+        self.rssm, c, self.dtype = rssm, rssm.config, rssm.compute
         self.shape, self.turned = (c.stoch, c.classes), (c.classes, c.stoch)
         self.cell = Cell(rssm.recurrent(), self.shape, rssm.compute)
         mlp, out = rssm.prior
@@ -186,24 +194,22 @@ class Prepared:
         weight, bias = classes_first(out.weight.mT, self.shape).mT, classes_first(out.bias, self.shape)
         self.out = weight.to(rssm.compute).contiguous(), bias.to(rssm.compute)
 
-    def enter(self, state: State) -> State:
-        return State(state.deter, classes_first(state.stoch, self.shape))
+    def enter(self, state: State) -> Ready:
+        return Ready(state.deter, state.deter.to(self.dtype), classes_first(state.stoch, self.shape).to(self.dtype))
 
     def leave(self, stoch: Tensor) -> Tensor:
         return classes_first(stoch, self.turned)
 
-    def observe(self, state: State, token: Tensor, action: Tensor) -> State:
+    def observe(self, state: Ready, token: Tensor, action: Tensor) -> Ready:
         """One step, the latent drawn from the posterior."""
-        deter, _ = self.cell.step(state.deter, state.stoch, self.rssm.in_action(action))
-        return self._drawn(deter, self.cell.posterior(deter, self.rssm.posterior_tokens(token))[-1])
+        deter, own, _ = self.cell.step(*state, self.rssm.in_action(action, self.dtype))
+        logits = self.cell.posterior(own, self.rssm.posterior_tokens(token))[-1]
+        return Ready(deter, own, drawn(logits, self.shape)[0].flatten(1))
 
-    def imagine(self, state: State, action: Tensor) -> State:
+    def imagine(self, state: Ready, action: Tensor) -> Ready:
         """One step, the latent drawn from the prior."""
-        deter, _ = self.cell.step(state.deter, state.stoch, self.rssm.in_action(action))
-        x = deter
+        deter, own, _ = self.cell.step(*state, self.rssm.in_action(action, self.dtype))
+        x = own
         for weight, bias, scale in self.layers:
-            x = normed(self.cell.linear(x, weight, bias), scale)
-        return self._drawn(deter, self.cell.linear(x, *self.out))
-
-    def _drawn(self, deter: Tensor, logits: Tensor) -> State:
-        return State(deter, draw(mixed(torch.softmax(logits.view(-1, *self.turned), 1))).flatten(1))
+            x = normed(F.linear(x, weight, bias), scale, self.dtype)
+        return Ready(deter, own, drawn(F.linear(x, *self.out), self.shape)[0].flatten(1))

@@ -51,7 +51,7 @@ class Ours:
         return float(loss.detach())
 
     def imagine(self) -> float:
-        return float(self.dreamer.imagine(self.starts).feat.mean(dtype=torch.float32))
+        return float(self.dreamer.imagine(self.starts).feat.mean())
 
     def policy(self) -> float:
         return float(self.acting(self.seen, self.no).sum())

@@ -8,6 +8,7 @@ import torch
 from agreement import PART, Agreement, Recording
 
 from configs import UserError
+from dreaming.actor_critic import ReturnScale
 from dreaming.dreamer import Acting, Dream, Dreamer, DreamerConfig
 from worldmodel.distributions import twohot_loss
 from worldmodel.model import ModelConfig, Spaces
@@ -100,6 +101,18 @@ def test_dreams_are_the_models_own_steps(dreamer):
         assert torch.allclose(dream.feat[t + 1, :, :64], deter, atol=1e-5)
     stoch = dream.feat[1:, :, 64:].unflatten(-1, (8, 4))
     assert torch.equal(stoch.sum(-1), torch.ones(4, 7, 8)) and set(stoch.unique().tolist()) == {0.0, 1.0}
+
+
+def test_the_actor_learns_the_same_without_what_is_known_of_its_dream(dreamer):
+    dream = dreamer.imagine(dreamer.model.rssm.initial(20))
+
+    def gradients(dream: Dream) -> tuple[torch.Tensor, ...]:
+        dreamer.scale = ReturnScale()
+        actor = dreamer.behaviour_loss(dream, *dreamer.foresee(dream.feat))[0]
+        return torch.autograd.grad(actor, tuple(dreamer.policy.parameters()))
+
+    for ours, expected in zip(gradients(dream), gradients(dream._replace(known=None)), strict=True):
+        assert expected.any() and torch.allclose(ours, expected, rtol=1e-4, atol=1e-7)
 
 
 def touched(dreamer: Dreamer, loss: torch.Tensor) -> set[str]:

@@ -74,6 +74,16 @@ def test_a_head_of_outscale_zero_begins_at_zero():
     assert torch.equal(Head(6, 8, 2, 3, outscale=0.0)(torch.randn(4, 6)), torch.zeros(4, 3))
 
 
+def test_a_head_told_its_first_product_gives_the_same_and_the_same_gradients():
+    head, x = Head(6, 8, 2, 3), torch.randn(2, 4, 6, requires_grad=True)
+    known = head.first(x).detach()
+    expected, told = head(x), head(x, known)
+    assert torch.equal(told, expected)
+    inputs = (x, *head.parameters())
+    grads = (torch.autograd.grad(out.square().sum(), inputs) for out in (told, expected))
+    assert all(torch.allclose(*pair, atol=1e-5) for pair in zip(*grads, strict=True))
+
+
 def test_linear_begins_without_bias_and_layers_are_linear_norm_silu():
     mlp = MLP(3, 5, 1)
     layer = mlp[0]
