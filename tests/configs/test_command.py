@@ -79,6 +79,14 @@ def test_a_mistake_of_ours_keeps_its_traceback(run, error):
     assert code == 1 and "Traceback" in stderr
 
 
+@pytest.mark.parametrize(("given", "found"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_waiting_threads_sleep_unless_told_otherwise(run, monkeypatch, given, found):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if given:
+        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+    assert run("run_command(lambda: print(os.environ['OMP_WAIT_POLICY']))")[1].strip() == found
+
+
 def test_ctrl_c_while_running(start):
     running = start("run_command(lambda: (print('ready', flush=True), time.sleep(60)))")
     assert running.stdout.readline() == "ready\n"
