@@ -3,13 +3,14 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from foretelling.moments import PAST, Foretold
 
 from configs import from_dict, packaged
 from dreaming.dreamer import PUBLISHED
 from worldmodel.model import ModelConfig
-from worldmodel.replay import Batch, Statistics
+from worldmodel.replay import Batch
 from worldmodel.storage import LogReader
 from worldmodel.trainer import Trainer, TrainerConfig
 
@@ -51,9 +52,9 @@ class Published(Ours):
 
     def __init__(self, reader: LogReader, seed: int) -> None:
         super().__init__(reader, seed)
-        channels = self.model.spaces.vector
-        zero, one = torch.zeros(channels).numpy(), torch.ones(channels).numpy()
-        self.model.set_statistics(Statistics(zero, one, one))
+        scales = self.trainer.replay.statistics()
+        one = np.ones_like(scales.std)
+        self.model.set_statistics(replace(scales, mean=0 * one, std=one, step_std=one))
 
     def config(self) -> ModelConfig:
         ours = super().config()
