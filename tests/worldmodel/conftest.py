@@ -12,8 +12,10 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
-def _same_random_numbers_every_time():
+def _same_numbers_every_time():
     torch.manual_seed(0)
+    # A test before may have run a command, and `prepare_cpu` with it, which decides who multiplies.
+    torch.set_float32_matmul_precision("highest")
 
 
 @pytest.fixture(scope="session")
