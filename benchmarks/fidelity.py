@@ -2,10 +2,10 @@
 
     python benchmarks/fidelity.py --task push-box --seeds 3
 
-Each foreteller learns from the same logs for the same time, on one thread, and then foretells held-out episodes under
-their own commands, from moments all over them. The floor is the simulator itself, its start kicked by a hundredth of
-each channel's standard deviation. Then the same in worlds that no log holds, told the truth of them, nothing, or that
-they were nominal. Finished parts are kept in --out, so an interrupted run goes on.
+Each foreteller learns from the same logs for the same processor time, on one thread, and then foretells held-out
+episodes under their own commands, from moments all over them. The floor is the simulator itself, its start kicked by a
+hundredth of each channel's standard deviation. Then the same in worlds that no log holds, told the truth of them,
+nothing, or that they were nominal. Finished parts are kept in --out, so an interrupted run goes on.
 """
 
 import json
@@ -23,7 +23,7 @@ from foretelling.rivals import Ensemble, Persistence, Recurrent
 from foretelling.tables import HORIZONS, report
 from foretelling.world_models import Ours, Published
 
-from configs import to_dict
+from configs import UserError, to_dict
 from dreaming.comparison import Comparison
 from dreaming.run import NightConfig
 from dreaming.scenario import load_scenarios
@@ -40,6 +40,7 @@ from worldmodel.storage import LogReader, LogWriter
 
 KICK, REPLICAS = 1e-2, 2
 TOLD: tuple[Told, ...] = ("the truth", "nothing", "nominal")
+SETTING = ("episodes", "learn_s", "moments", "outside_episodes")  # with which results can be gone on with
 OUTSIDE_SEED = 40_000  # of recordings in worlds that no log holds
 
 
@@ -74,8 +75,8 @@ def contender(name: str, reader: LogReader, base: Ours, seed: int) -> Any:
     makers: dict[str, Callable[[], Any]] = {
         "ours": lambda: base,
         "published": lambda: Published(reader, seed),
-        "ensemble": lambda: Ensemble(reader, base.trainer),
-        "recurrent": lambda: Recurrent(reader, base.trainer),
+        "ensemble": lambda: Ensemble(base.trainer),
+        "recurrent": lambda: Recurrent(base.trainer),
         "persistence": Persistence,
     }
     return makers[name]()
@@ -89,8 +90,8 @@ def learnt(name: str, foreteller: Any, options: Fidelity, folder: Path) -> None:
     if done.exists():
         foreteller.restore(folder)
         return
-    updates, begun = 0, time.monotonic()
-    while (share := (time.monotonic() - begun) / options.learn_s) < 1:
+    updates, begun = 0, time.process_time()
+    while (share := (time.process_time() - begun) / options.learn_s) < 1:
         foreteller.update(share)
         updates += 1
     foreteller.save(folder)
@@ -132,8 +133,10 @@ def judged(moments: Moments, foretold: Foretold, truths: list[list[Truth]], std:
 
 def one_seed(options: Fidelity, seed: int) -> dict[str, Any]:
     task, folder = options.task, options.out / options.task / f"seed-{seed}"
-    file = folder / "results.json"
-    results: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    file, setting = folder / "results.json", {key: getattr(options, key) for key in SETTING}
+    results: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"setting": setting}
+    if results["setting"] != setting:
+        raise UserError(f"{file} was made with {results['setting']}, not {setting}; give another --out")
     asked = options.contenders.split(",")
     if set(asked) <= set(results.get("within", {})) and set(asked) <= set(results.get("beyond", {})):
         return results

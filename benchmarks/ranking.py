@@ -1,6 +1,6 @@
 """Does a dream tell a good policy from a bad one? Scripted policies of push-box, in dreams and in PyBullet.
 
-    python benchmarks/fidelity.py --folder runs/survival/push-box/seed-0
+    python benchmarks/ranking.py --folder runs/survival/push-box/seed-0
 
 The folder is one that `survival.py` left: logs, and the world model learnt from them. Dreams begin where logged
 episodes began, are told the friction, and last as long as an episode.
@@ -51,7 +51,7 @@ RULES: dict[str, Rule] = {
 
 
 @dataclass
-class Fidelity:
+class Ranking:
     """Failure rates of scripted policies by floor friction, dreamt and true."""
 
     folder: Path
@@ -100,7 +100,7 @@ def dreamt(policy: Scripted, replay: Replay, count: int) -> float:
     return float((lost | missed).float().mean())
 
 
-def main(options: Fidelity) -> None:
+def main(options: Ranking) -> None:
     torch.set_num_threads(1)
     model, _ = load_model(options.folder / "checkpoints")
     reader = LogReader(options.folder / "episodes")
@@ -120,4 +120,4 @@ def main(options: Fidelity) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Fidelity))
+    main(tyro.cli(Ranking))

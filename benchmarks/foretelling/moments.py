@@ -1,6 +1,5 @@
 """Moments of logged episodes to foretell from: some rows of the past, and what the log then shows."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
@@ -56,7 +55,7 @@ class Moments:
         return replace(self.batch, context=values.expand_as(self.batch.context))
 
     def dreams(self, foretold: Foretold, scenario: str) -> list[Dream]:
-        """As the audit compares them; `Moments.truths` is what they are compared with."""
+        """As the audit takes them."""
         start = self.batch.vector[:, PAST - 1 : PAST]
         observation = torch.cat([start, foretold.vector], 1).numpy()
         action = self.batch.action[:, PAST:].numpy()
@@ -74,8 +73,3 @@ class Moments:
             )
             for i in range(len(self.step))
         ]
-
-
-def by_episode(replay: Replay, which: Sequence[int]) -> Replay:
-    """The same logs, some of the episodes only."""
-    return Replay(replay.reader, replay.context, which, terminal_share=0.0)

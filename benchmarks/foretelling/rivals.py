@@ -6,6 +6,7 @@ Shapes: E members, N rows, D channels, I inputs.
 """
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,6 @@ from foretelling.moments import PAST, Foretold
 from torch import Tensor, nn
 
 from worldmodel.replay import Batch, Replay
-from worldmodel.storage import LogReader
 from worldmodel.trainer import Trainer
 
 
@@ -24,14 +24,14 @@ class Shared:
 
     rate = 1e-3
 
-    def __init__(self, reader: LogReader, trainer: Trainer) -> None:
+    def __init__(self, trainer: Trainer) -> None:
         self.replay: Replay = trainer.replay
         self.rng = trainer.rng
         model = trainer.model
         self.mean, self.std, self.step_std = model.mean, model.std, model.step_std
         self.channels = model.spaces.vector
         self.inputs = model.spaces.action + 2 * len(model.context)
-        self.pay = float(np.std(reader.rows["reward"][:: max(1, len(reader.rows) // 10_000)])) or 1.0
+        self.pay = float(np.std(self.replay.reader.rows["reward"][self.replay.some_rows()[0]])) or 1.0
 
     def optimise(self, network: nn.Module) -> None:
         self.network, self.optimizer = network, torch.optim.Adam(network.parameters(), self.rate)
@@ -47,9 +47,16 @@ class Shared:
 
     def seen(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Scaled observations (N, T, D) and, beside the action that led to each, the physics (N, T, I)."""
-        known = batch.known * batch.labelled.unsqueeze(-1)
-        action = torch.where(batch.labelled.unsqueeze(-1), batch.applied_action, batch.action)
+        labelled = batch.labelled.unsqueeze(-1)
+        known = batch.known * labelled
+        action = torch.where(labelled, batch.applied_action, batch.action)
         return (batch.vector - self.mean) / self.std, torch.cat([action, batch.context * known, known], -1)
+
+    def sample(self, rows: int, length: int) -> Batch:
+        """Windows (rows, length) of the logs; the physics of half of them is hidden, as from the world models."""
+        batch = self.replay.sample(rows, length, self.rng, plain=True)
+        hidden = torch.from_numpy(self.rng.random((rows, 1)) < 0.5)
+        return replace(batch, labelled=batch.labelled & ~hidden)
 
     def loss(self, out: Tensor, before: Tensor, after: Tensor, batch: Batch, at: slice) -> Tensor:
         """Of outputs (..., N, T, 2 D + 2) that foretell rows `at` of the batch: each row's own, (..., N, T)."""
@@ -94,7 +101,7 @@ class Members(nn.Module):
 
 
 class Ensemble(Shared):
-    """Five probabilistic one-step networks, each on batches of its own; a step is the mean of their means.
+    """Five probabilistic one-step networks, each on batches of its own (no bootstrap); a step is their means' mean.
 
     Source: Chua et al., "Deep Reinforcement Learning in a Handful of Trials" (PETS, 2018); Janner et al., "When to
     Trust Your Model" (MBPO, 2019).
@@ -102,13 +109,13 @@ class Ensemble(Shared):
 
     members, units, rows = 5, 256, 256
 
-    def __init__(self, reader: LogReader, trainer: Trainer) -> None:
-        super().__init__(reader, trainer)
+    def __init__(self, trainer: Trainer) -> None:
+        super().__init__(trainer)
         inputs = self.channels + self.inputs
         self.optimise(Members(self.members, inputs, self.units, 2 * self.channels + 2))
 
     def update(self, progress: float) -> None:
-        batch = self.replay.sample(self.members * self.rows, 2, self.rng, plain=True)
+        batch = self.sample(self.members * self.rows, 2)
         scaled, inputs = self.seen(batch)
         before, after = scaled[:, :1], scaled[:, 1:]
         by_member = torch.cat([before, inputs[:, 1:]], -1).reshape(self.members, self.rows, -1)
@@ -138,8 +145,8 @@ class Recurrent(Shared):
 
     units, rows, ahead = 256, 64, 8
 
-    def __init__(self, reader: LogReader, trainer: Trainer) -> None:
-        super().__init__(reader, trainer)
+    def __init__(self, trainer: Trainer) -> None:
+        super().__init__(trainer)
         self.gru = nn.GRU(self.channels + self.inputs, self.units, 2, batch_first=True)
         head = nn.Sequential(nn.Linear(self.units, self.units), nn.SiLU())
         head.append(nn.Linear(self.units, 2 * self.channels + 2))
@@ -162,7 +169,7 @@ class Recurrent(Shared):
         return outs, vectors
 
     def update(self, progress: float) -> None:
-        batch = self.replay.sample(self.rows, PAST + self.ahead, self.rng, plain=True)
+        batch = self.sample(self.rows, PAST + self.ahead)
         outs, vectors = self.roll(batch)
         after = ((batch.vector - self.mean) / self.std)[:, PAST:]
         row = self.loss(torch.stack(outs, 1), torch.stack(vectors[:-1], 1), after, batch, slice(PAST, None))

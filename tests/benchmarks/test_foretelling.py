@@ -68,7 +68,7 @@ def test_rivals_learn_how_a_mass_slides(tmp_path, monkeypatch, rival, updates):
     torch.manual_seed(0)
     reader = write_log(tmp_path, sliding_mass(40, 40))
     base = Ours(reader, 0)
-    foreteller, moments = rival(reader, base.trainer), Moments(base.trainer.held_out, 50, 10, seed=0)
+    foreteller, moments = rival(base.trainer), Moments(base.trainer.held_out, 50, 10, seed=0)
 
     def error(foretold) -> float:
         off = (foretold.vector - moments.batch.vector[:, PAST:]) / base.model.std
