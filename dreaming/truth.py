@@ -15,7 +15,13 @@ from worldmodel.episode import Episode
 class Episodes(Protocol):
     """A list of Episodes reads as this through `Listed`, and worldmodel.storage.LogReader as it is."""
 
-    def episode(self, i: int) -> Episode: ...
+    def episode(self, i: int) -> Episode:
+        """As it was logged, to be replayed."""
+        ...
+
+    def mended(self, i: int) -> Episode:
+        """Without spikes, as it was learnt from."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,8 @@ class Listed:
 
     def episode(self, i: int) -> Episode:
         return self.items[i]
+
+    mended = episode
 
 
 @dataclass
@@ -84,7 +92,7 @@ def simulate(
 
 def from_log(dream: Dream, episodes: Episodes) -> Truth:
     """What the log shows after the dream's start; the truth of a dream under the log's own commands and physics."""
-    episode = episodes.episode(dream.episode)
+    episode = episodes.mended(dream.episode)
     truth = _blank(dream)
     rows = episode.observation["vector"][dream.step : dream.step + dream.horizon + 1]
     truth.steps = len(rows) - 1

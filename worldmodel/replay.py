@@ -63,7 +63,6 @@ class Statistics:
     mean: np.ndarray  # (D,)
     std: np.ndarray  # (D,)
     step_std: np.ndarray  # (D,) of the change from one row to the next
-    spikes: np.ndarray  # (D,) how many samples are; the scales are of the mended rows
 
 
 class Replay:
@@ -149,8 +148,7 @@ class Replay:
         image = None
         if images and "image" in (rows.dtype.names or ()):
             image = np.ascontiguousarray(here["image"])
-        vector = np.concatenate([before["vector"][:, :1], here["vector"]], 1)
-        vector = self.reader.usual.mend(vector, np.concatenate([first[:, :1], ~started], 1))[:, 1:]
+        vector = self.reader.spikes.mend(here["vector"], row)
         return Batch(
             vector=torch.from_numpy(np.ascontiguousarray(vector)),
             image=None if image is None else torch.from_numpy(image),
@@ -175,11 +173,9 @@ class Replay:
     def statistics(self) -> Statistics:
         """Scales of the channels over these episodes, or over some of them where they are many."""
         rows, begins = self.some_rows()
-        logged = self.reader.rows["vector"][rows].astype(np.float64)
-        vector = self.reader.usual.mend(logged, begins)
+        vector = self.reader.spikes.mend(self.reader.rows["vector"][rows], rows).astype(np.float64)
         std = vector.std(0)
         std = np.where(std > STILL, std, 1.0)
         # A channel that never moves within an episode (a goal) would ask for infinite precision.
         step_std = np.maximum(np.diff(vector, axis=0)[~begins[1:]].std(0), 1e-3 * std)
-        mean, std, step_std = (x.astype(np.float32) for x in (vector.mean(0), std, step_std))
-        return Statistics(mean, std, step_std, self.reader.usual.spikes(logged).sum(0))
+        return Statistics(*(x.astype(np.float32) for x in (vector.mean(0), std, step_std)))

@@ -1,50 +1,74 @@
-"""Spikes: rare samples absurdly far outside of what a channel otherwise shows, as a loose plug or a flipped bit gives.
+"""Spikes: single samples absurdly far outside of what a channel otherwise shows, as of a loose plug or a flipped bit.
 
 One sample in 2,000 at ten thousand times a channel's scale makes its standard deviation 200 times as large, and in
-shares of that all that the channel otherwise does is too small to be learnt. So a spike counts as not measured, and the
-sample before it holds, as in a robot's driver.
+shares of that all that the channel otherwise does is too small to be learnt. So a spike counts as not measured, and
+the sample before it holds. What is rare but lasts, as a fall does, or is merely large, as a blow is, stays as logged.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-SHARE = 1000  # one row in so many, at either end, has no say in what is usual
-FAR = 3.0  # times the width of the usual: the widest ordinary log measured (a hopper that falls) goes out by 1.4
+SHARE = 1000  # one row in so many, at either end, has no say in what is usual; what is less rare is no spike either
+FAR = 100.0  # times the width of the usual; the widest ordinary log measured (a hopper that falls) goes out by 1.7
+LONGEST = 2  # rows in a row
 STILL = 1e-6  # a channel that moves less, in its own unit, does not move
+LOOKED_AT = 200_000  # rows, at most, to see what is usual
+AT_ONCE = 65_536  # rows
 
 
-class Usual(NamedTuple):
-    """Where the samples of each channel lie: within `reach` (D,) of `centre` (D,)."""
+class Spikes(NamedTuple):
+    """K spikes of a log, by ascending row."""
 
-    centre: np.ndarray
-    reach: np.ndarray
+    row: np.ndarray  # (K,) number in the log
+    channel: np.ndarray  # (K,)
+    value: np.ndarray  # (K,) what holds in its place: the sample before, or after at an episode's beginning
 
     @classmethod
-    def of(cls, vector: np.ndarray) -> "Usual":
-        """Of rows (N, D). Fewer than 1,000 rows hold no spikes, and a channel that hardly ever moves has none."""
-        few = len(vector) // SHARE
-        ends = np.partition(vector.astype(np.float64), (few, len(vector) - 1 - few), axis=0)
-        low, high = ends[few], ends[-1 - few]
-        moves = (high - low > STILL) & (few > 0)
-        return cls((low + high) / 2, np.where(moves, (FAR + 0.5) * (high - low), np.inf))
+    def find(cls, vector: np.ndarray, start: np.ndarray, length: np.ndarray) -> "Spikes":
+        """In rows (N, D), of episodes that start at `start` (E,) and have `length` (E,) rows, one after another.
 
-    def spikes(self, vector: np.ndarray) -> np.ndarray:
-        """Which samples of (..., D) are spikes."""
-        return np.abs(vector - self.centre) > self.reach
-
-    def mend(self, vector: np.ndarray, begins: np.ndarray) -> np.ndarray:
-        """Rows (..., T, D) with the sample before in place of spikes; where there is none, the centre.
-
-        Args:
-            begins: (..., T) bool: what comes before belongs to another episode.
+        Fewer than 1,000 rows hold none, and neither does a channel that hardly ever moves.
         """
-        spikes = self.spikes(vector)
-        if not spikes.any():
+        centre, reach = _usual(vector)
+        chunks = range(0, len(vector), AT_ONCE)
+        found = [np.argwhere(np.abs(vector[at : at + AT_ONCE] - centre) > reach) + (at, 0) for at in chunks]
+        kept: list[tuple[int, int, float]] = []
+        every = np.concatenate(found) if found else np.zeros((0, 2), np.int64)
+        for channel in np.unique(every[:, 1]).tolist():
+            rows = every[every[:, 1] == channel, 0]
+            if len(rows) * SHARE > 2 * len(vector):  # of both ends
+                continue
+            episode = np.searchsorted(start, rows, side="right") - 1
+            breaks = (np.diff(rows) > 1) | (np.diff(episode) > 0)
+            for run in np.split(np.arange(len(rows)), 1 + np.flatnonzero(breaks)):
+                first, last, own = rows[run[0]], rows[run[-1]], episode[run[0]]
+                beside = first - 1 if first > start[own] else last + 1
+                if len(run) <= LONGEST and beside < start[own] + length[own]:
+                    kept += [(row, channel, float(vector[beside, channel])) for row in rows[run].tolist()]
+        kept.sort()
+        row, channel, value = zip(*kept, strict=True) if kept else ((), (), ())
+        return cls(np.array(row, np.int64), np.array(channel, np.int64), np.array(value, np.float32))
+
+    def mend(self, vector: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Samples (..., D) of the rows with these numbers (...), without spikes."""
+        here = np.isin(rows, self.row) if len(self.row) else np.zeros(0, bool)
+        if not here.any():
             return vector
-        alone = begins.copy()
-        alone[..., 0] = True
-        sound = np.where(spikes & alone[..., None], self.centre, vector).astype(vector.dtype)
-        row = np.arange(vector.shape[-2])[:, None]
-        last = np.maximum.accumulate(np.where(spikes & ~alone[..., None], 0, row), axis=-2)
-        return np.take_along_axis(sound, last, axis=-2)
+        vector = vector.copy()
+        for index in zip(*np.nonzero(here), strict=True):
+            these = slice(*np.searchsorted(self.row, [rows[index], rows[index] + 1]))
+            vector[index][self.channel[these]] = self.value[these]
+        return vector
+
+
+def _usual(vector: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where the samples of each channel of (N, D) lie: within a reach (D,) of a centre (D,)."""
+    if len(vector) > LOOKED_AT:
+        vector = vector[np.sort(np.random.default_rng(0).choice(len(vector), LOOKED_AT, replace=False))]
+    few = len(vector) // SHARE
+    if not few:
+        return np.zeros(vector.shape[1]), np.full(vector.shape[1], np.inf)
+    ends = np.partition(vector.astype(np.float64), (few, len(vector) - 1 - few), axis=0)
+    low, high = ends[few], ends[-1 - few]
+    return (low + high) / 2, np.where(high - low > STILL, (FAR + 0.5) * (high - low), np.inf)

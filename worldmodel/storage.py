@@ -19,6 +19,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,9 @@ from configs import UserError
 from worldmodel import log_format
 from worldmodel.episode import Episode
 from worldmodel.log_format import INDEX, ROWS, SCHEMA, STEP_FIELDS, make_schema
-from worldmodel.spikes import Usual
+from worldmodel.spikes import AT_ONCE, Spikes
 
 __all__ = ["LogReader", "LogWriter", "make_schema"]
-
-CHECKED_AT_ONCE = 65_536  # rows
 
 _datasync = getattr(os, "fdatasync", os.fsync)  # macOS has only fsync
 
@@ -235,7 +234,7 @@ class LogReader:
     def _may_hold_nan(self) -> bool:
         """Looks at all numbers but those of images; what an episode's last row holds of commands means nothing."""
         floats = [name for name in self.rows.dtype.names or () if self.rows.dtype[name].base.kind == "f"]
-        chunks = (self.rows[at : at + CHECKED_AT_ONCE] for at in range(0, len(self.rows), CHECKED_AT_ONCE))
+        chunks = (self.rows[at : at + AT_ONCE] for at in range(0, len(self.rows), AT_ONCE))
         physics = (value for record in self.episodes for value in record["physics"].values())
         return not (
             all(np.isfinite(chunk[name]).all() for chunk in chunks for name in floats)
@@ -247,14 +246,23 @@ class LogReader:
         start, counts = (np.array([self.episodes[i][key] for i in episodes], np.int64) for key in ("start", "length"))
         counts += 1
         every = max(1, int(counts.sum()) // limit)
-        start, counts = start[::every], counts[::every]
+        # Not every so manieth: what alternates from episode to episode would be seen from one side only.
+        chosen = np.sort(np.random.default_rng(0).permutation(len(start))[: -(-len(start) // every)])
+        start, counts = start[chosen], counts[chosen]
         step = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         return np.repeat(start, counts) + step, step == 0
 
     @cached_property
-    def usual(self) -> Usual:
-        """Where the samples of each channel lie, over all episodes or some of many: what is far outside is a spike."""
-        return Usual.of(self.rows["vector"][self.some_rows(range(len(self)))[0]])
+    def spikes(self) -> Spikes:
+        start, length = (np.array([record[key] for record in self.episodes], np.int64) for key in ("start", "length"))
+        return Spikes.find(self.rows["vector"], start, length + 1)
+
+    def mended(self, i: int) -> Episode:
+        """Episode `i` without spikes, as it is learnt from."""
+        episode, start = self.episode(i), self.episodes[i]["start"]
+        vector = episode.observation["vector"]
+        mended = self.spikes.mend(vector, start + np.arange(len(vector)))
+        return replace(episode, observation={**episode.observation, "vector": mended})
 
     def verify(self) -> list[int]:
         """Reads everything; the episodes whose rows or index line have changed since they were written."""

@@ -15,7 +15,7 @@ from worldmodel.evaluation import OpenLoop, open_loop
 from worldmodel.loss import transition_loss, world_model_loss
 from worldmodel.model import ModelConfig, Spaces, WorldModel
 from worldmodel.optim import LaProp, SafeStep
-from worldmodel.replay import Replay, Statistics
+from worldmodel.replay import Replay
 from worldmodel.storage import LogReader
 
 NAME = "world-model"
@@ -72,13 +72,12 @@ class Trainer:
         spaces = Spaces(reader.rows["vector"].shape[1], reader.rows["action"].shape[1], image)
         self.model = WorldModel(model_config, spaces, context)
         self._take(context)
-        statistics = self.replay.statistics()
-        self.model.set_statistics(statistics)
+        self.model.set_statistics(self.replay.statistics())
         self._optimise()
         self.rng = np.random.default_rng(seed)
         self.steps = 0
         self.caution = 1.0  # factor on the learning rate, lowered when losses were not finite
-        self.trouble = _spiky_channels(reader, statistics)
+        self.trouble = _spiky_channels(reader)
         self.skipped = 0  # steps that were refused in whole or in part, as something was not finite
         self._skipped_in_a_row = 0
         self._good_state: dict[str, Any] | None = None
@@ -227,7 +226,7 @@ class Trainer:
         torch.set_rng_state(state["torch_random"])
         self.rng.bit_generator.state = state["numpy_random"]
         self.caution = float(state["caution"])
-        self.trouble = list(state["trouble"])
+        self.trouble = list(dict.fromkeys([*state["trouble"], *self.trouble]))  # the logs may have grown
         self.steps = steps
         # Checkpoints of 0.1 hold neither.
         self._good_state = state.get("good_state", _copy(self.model))
@@ -236,12 +235,12 @@ class Trainer:
             self.trouble.append(f"the checkpoint of step {newest} is damaged; went on from the one of step {steps}")
 
 
-def _spiky_channels(reader: LogReader, statistics: Statistics) -> list[str]:
+def _spiky_channels(reader: LogReader) -> list[str]:
     names = reader.schema["observation"]["vector"].get("names")
     return [
         f"{names[c] if names else f'channel {c}'}: {count} samples lie absurdly far outside of all others and count as "
         "not measured; the one before holds in their place"
-        for c, count in enumerate(statistics.spikes)
+        for c, count in enumerate(np.bincount(reader.spikes.channel))
         if count
     ]
 

@@ -10,7 +10,7 @@ from foretelling.moments import PAST, Foretold
 from configs import from_dict, packaged
 from dreaming.dreamer import PUBLISHED
 from worldmodel.model import ModelConfig
-from worldmodel.replay import Batch
+from worldmodel.replay import Batch, Statistics
 from worldmodel.storage import LogReader
 from worldmodel.trainer import Trainer, TrainerConfig
 
@@ -52,9 +52,8 @@ class Published(Ours):
 
     def __init__(self, reader: LogReader, seed: int) -> None:
         super().__init__(reader, seed)
-        scales = self.trainer.replay.statistics()
-        one = np.ones_like(scales.std)
-        self.model.set_statistics(replace(scales, mean=0 * one, std=one, step_std=one))
+        one = np.ones(self.model.spaces.vector, np.float32)
+        self.model.set_statistics(Statistics(0 * one, one, one))
 
     def config(self) -> ModelConfig:
         ours = super().config()
