@@ -28,7 +28,7 @@ class Dream:
     hours: float = 8.0
     """Wall-clock budget in hours; 0.16 is ten minutes."""
     task: str | None = None
-    """push-box (default), hopper or ant. Leave out with --data: the logs name their task."""
+    """push-box (default), hopper, ant or rover. Leave out with --data: the logs name their task."""
     run: Path | None = None
     """Run folder, new or to go on with. Default: runs/TASK."""
     data: Path | None = None
@@ -55,7 +55,7 @@ class Record:
     out: Path
     """Log folder; episodes are added to what it holds."""
     task: str = "push-box"
-    """push-box, hopper or ant."""
+    """push-box, hopper, ant or rover."""
     policy: str = "expert"
     """expert, random, or a run folder (its best policy)."""
     episodes: int = 200

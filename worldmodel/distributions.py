@@ -101,7 +101,8 @@ def twohot_mean(logits: Tensor, bins: Tensor) -> Tensor:
 
 
 def _by_kernel(logits: Tensor) -> bool:
-    return logits.dtype is torch.float32 and kernel.library(logits) is not None
+    """Whether the library can take logits (..., 255), once they are contiguous."""
+    return kernel.LIBRARY is not None and logits.is_cpu and logits.dtype is torch.float32 and logits.shape[-1] == BINS
 
 
 def _twohot(logits: Tensor, bins: Tensor) -> tuple[Tensor, Tensor, Tensor]:

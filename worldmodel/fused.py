@@ -18,6 +18,12 @@ RMS_EPS = 1e-4
 CHUNK = 64  # rows whose gradients of a scale are summed one after the other; what is left is summed by PyTorch
 
 
+def _check(what: str, fits: bool, *given: Tensor) -> None:
+    """The library is given bare addresses, and would read on where a tensor is too small."""
+    if not fits:
+        raise ValueError(f"{what} of shapes {', '.join(f'{tuple(x.shape)} {x.dtype}' for x in given)}: they do not fit")
+
+
 def by_block(x: Tensor, blocks: int) -> Tensor:
     """(B, G * k) to a view (G, B, k)."""
     return x.view(len(x), blocks, x.shape[1] // blocks).transpose(0, 1)
@@ -25,6 +31,7 @@ def by_block(x: Tensor, blocks: int) -> Tensor:
 
 def normed(x: Tensor, scale: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """RMS norm over x (..., N), times scale (N,), then SiLU."""
+    _check("a norm", x.shape[-1:] == scale.shape, x, scale)
     if (library := kernel.library(x, scale)) is None or dtype not in kernel.WIDTHS:
         return F.silu(F.rms_norm(x.to(scale.dtype), scale.shape, scale, RMS_EPS)).to(dtype)
     if torch.is_grad_enabled() and (x.requires_grad or scale.requires_grad):
@@ -38,6 +45,8 @@ def normed(x: Tensor, scale: Tensor, dtype: torch.dtype = torch.float32) -> Tens
 
 def normed_sum(x: Tensor, blocks: Tensor, bias: Tensor, scale: Tensor, keep: bool) -> tuple[Tensor, Tensor | None]:
     """`normed` of the sum of x (B, N), blocks (G, B, d) and bias (N,), as wide as x; and that sum, if it is kept."""
+    fits = by_block(x, len(blocks)).shape == blocks.shape and x.shape[1:] == bias.shape == scale.shape
+    _check("a norm of a sum", fits and x.dtype is blocks.dtype, x, blocks, bias, scale)
     if (library := kernel.library(x, bias, scale)) is None or kernel.library(blocks) is None:
         total = x + bias
         by_block(total, len(blocks)).add_(blocks)
@@ -92,6 +101,7 @@ def _gates(gates: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]
 
 def gated(gates: Tensor, bias: Tensor, deter: Tensor) -> tuple[Tensor, Tensor]:
     """Next deter (B, N) from gates (G, B, 3 d), their bias (3 N,) and deter (B, N); and the same as wide as gates."""
+    _check("gates", gates.shape[::2].numel() == bias.numel() == 3 * deter.shape[1], gates, bias, deter)
     arrived = torch.empty_like(deter)
     if (library := kernel.library(gates, bias, deter)) is None:
         _, _, candidate, update = _gates(gates, bias)

@@ -9,11 +9,13 @@
 #include <stdint.h>
 #include <string.h>
 
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
 /* One library for all processors: the loader picks the widest vectors that this one has. */
-#define VECTORS __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
+#if !defined(__x86_64__) || !defined(__GLIBC__) || !defined(__GNUC__) || defined(__clang__)
 #define VECTORS
+#elif __GNUC__ >= 12
+#define VECTORS __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else /* knows no levels yet */
+#define VECTORS __attribute__((target_clones("avx512f", "avx2", "default")))
 #endif
 #define INLINE static inline __attribute__((always_inline))
 #define ROWS_IN_PARALLEL _Pragma("omp parallel for num_threads(threads) if(threads > 1) schedule(static)")

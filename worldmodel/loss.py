@@ -32,9 +32,9 @@ def transition_loss(model: WorldModel, batch: Batch) -> Tensor:
     """The transition's loss (scalar) on windows (B, 1 + K) of rows; all are told what physics the log knows.
 
     The first step is judged by its likelihood. Further ones start from where the transition itself has led, as in a
-    dream, and are judged by how far they stray, in units of the noise stated. Large strays count by their logarithm: a
-    blow that comes one step late is far off whatever is learnt. Source: Li et al., "Robotic World Model" (2025), train
-    on their own predictions; the logarithm is a Cauchy likelihood's.
+    dream, and are judged by how far they stray: by the square over the noise stated, and where that is large by its
+    logarithm, as a blow that comes one step late is far off whatever is learnt. Training on own predictions: Li et al.,
+    "Robotic World Model" (2025).
 
     Rewards are learnt here as well, from rows of all over the logs: where a goal begins to pay is learnt from the
     few that stopped just beside it.

@@ -1,7 +1,7 @@
 """Trains a world model from a log folder: a resumable loop that knows nothing of screens, result files or clocks."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from worldmodel.replay import Replay
 from worldmodel.storage import LogReader
 
 NAME = "world-model"
+# Settings of a model that shape nothing: a run goes on with those of today.
+HOW_IT_LEARNS = ("context_dropout", "carry_noise", "vector_scale", "representation_scale")
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ class Trainer:
         if self.transition_step is None:
             return {}, True
         losses, skipped = [], self.transition_step.skipped
-        for _ in range(self.config.transition_steps // (1 if ahead == 1 else 2)):
+        for _ in range(-(-self.config.transition_steps // (1 if ahead == 1 else 2))):
             windows = self.replay.sample(self.config.transition_batch, 1 + ahead, self.rng, plain=True)
             losses.append(transition_loss(self.model, windows))
             self.transition_step(losses[-1])
@@ -210,12 +212,14 @@ class Trainer:
         theirs = ContextSpec(**{k: tuple(v) for k, v in meta["context"].items()})
         checks = [(key, meta[key], mine[key]) for key in ("task", "spaces")]
         # A setting that is younger than the checkpoint has its default there.
-        checks.append(("model", asdict(from_dict(ModelConfig, meta["model"], "checkpoint")), mine["model"]))
+        then = from_dict(ModelConfig, meta["model"], "checkpoint")
+        now = replace(then, **{name: getattr(self.model.config, name) for name in HOW_IT_LEARNS})
+        checks.append(("model", asdict(now), mine["model"]))
         checks.append(("physics", theirs.names, self.model.context.names))
-        for what, saved, now in checks:
-            if _plain(saved) != _plain(now):
+        for what, saved, given in checks:
+            if _plain(saved) != _plain(given):
                 raise UserError(
-                    f"{folder} holds a model whose {what} is {saved}, the logs and settings now give {now}; "
+                    f"{folder} holds a model whose {what} is {saved}, the logs and settings now give {given}; "
                     "use the same --data, --size and task, or a new --run"
                 )
         if theirs != self.model.context:

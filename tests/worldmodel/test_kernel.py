@@ -168,3 +168,12 @@ def test_a_library_of_another_source_is_left_alone(library, tmp_path, monkeypatc
 def test_what_the_library_cannot_read_it_is_not_given(with_kernel, x):
     assert kernel.library(x) is None and kernel.library(torch.ones(3), x) is None
     assert kernel.library(torch.ones(3), torch.ones(3).bfloat16()) is None
+
+
+def test_what_does_not_fit_is_refused_and_not_read():
+    with pytest.raises(ValueError, match=r"norm of shapes \(4, 10\)"):
+        fused.normed(torch.zeros(4, 10), torch.ones(5))
+    with pytest.raises(ValueError, match="norm of a sum"):
+        fused.normed_sum(torch.zeros(4, 10), torch.zeros(2, 4, 3), torch.zeros(10), torch.ones(10), keep=False)
+    with pytest.raises(ValueError, match="gates of shapes"):
+        fused.gated(torch.zeros(2, 4, 15), torch.zeros(30), torch.zeros(4, 8))

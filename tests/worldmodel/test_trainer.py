@@ -182,6 +182,17 @@ def test_a_checkpoint_older_than_a_setting_is_gone_on_with(logs, tmp_path, monke
     assert again.steps == 1 and identical(weights(again), weights(trainer))
 
 
+def test_a_run_goes_on_with_todays_way_of_learning(logs, tmp_path):
+    """What no output depends on may have another default by now; what shapes the model may not."""
+    then = Trainer(logs, dataclasses.replace(TINY, carry_noise=0.1, context_dropout=0.3), QUICK)
+    then.save(tmp_path / "run")
+    again = Trainer(logs, TINY, QUICK)
+    again.restore(tmp_path / "run")
+    assert again.model.config == TINY
+    with pytest.raises(UserError, match="whose model is"):
+        Trainer(logs, dataclasses.replace(TINY, noise_floor=0.1), QUICK).restore(tmp_path / "run")
+
+
 # -- trouble ---------------------------------------------------------------------------------------------------------
 
 
