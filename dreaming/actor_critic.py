@@ -47,7 +47,7 @@ def lambda_return(reward: Tensor, continuation: Tensor, value: Tensor, discount:
         value: (N, H + 1) of states 0 to H; the last one stands for everything after.
         lam: of all steps, or (N, H) of each; at 0 nothing beyond a state's value counts.
     """
-    lam = torch.as_tensor(lam).expand_as(reward)
+    lam = torch.as_tensor(lam, dtype=reward.dtype, device=reward.device).expand_as(reward)
     following = value[:, -1]
     returns = []
     for t in reversed(range(reward.shape[1])):
@@ -72,7 +72,7 @@ class ReturnScale(nn.Module):
 
     @torch.no_grad()
     def update(self, returns: Tensor) -> Tensor:
-        low, high = torch.quantile(returns.flatten()[:100_000], torch.tensor([0.05, 0.95]))
+        low, high = torch.quantile(returns.flatten()[:100_000], returns.new_tensor([0.05, 0.95]))
         if not torch.isfinite(low + high):
             # Such a step is refused; a range that took it in would have all later ones refused as well.
             return returns.new_tensor(float("nan"))

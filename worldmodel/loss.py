@@ -45,7 +45,7 @@ def transition_loss(model: WorldModel, batch: Batch) -> Tensor:
     scaled, steps = model.scale(batch.vector), batch.is_first.shape[1] - 1
     at = disturbed(scaled[:, 0], model.step_std, model.config.carry_noise)
     counted = model.is_told(inputs[:, 1]).squeeze(-1)
-    total = torch.zeros(())
+    total = scaled.new_zeros(())
     for t in range(1, 1 + steps):
         counted = counted * ~batch.is_first[:, t]
         change, log_std = model.transition(at, inputs[:, t])

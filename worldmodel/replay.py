@@ -6,7 +6,7 @@ spikes (`worldmodel.spikes`) are mended.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -41,7 +41,7 @@ class Batch:
     def without_physics(cls, action: Tensor, image: Tensor | None = None, **rows: Tensor) -> "Batch":
         """Of the rest, as `rows`, alone: no physics is known, and what was commanded reached the motors."""
         shape = action.shape[:2]
-        nothing, nowhere = torch.zeros(*shape, 0), np.zeros(shape, np.int64)
+        nothing, nowhere = action.new_zeros(*shape, 0), np.zeros(shape, np.int64)
         return cls(
             image=image,
             action=action,
@@ -49,11 +49,14 @@ class Batch:
             demonstrated=action,
             context=nothing,
             known=nothing,
-            labelled=torch.zeros(shape, dtype=torch.bool),
+            labelled=action.new_zeros(shape, dtype=torch.bool),
             episode=nowhere,
             step=nowhere,
             **rows,
         )
+
+    def to(self, device: torch.device | str) -> "Batch":
+        return replace(self, **{k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)})
 
 
 @dataclass(frozen=True)

@@ -198,3 +198,25 @@ def test_acting_follows_new_weights_once_refreshed(dreamer):
 def test_a_model_that_carries_observations_is_refused():
     with pytest.raises(UserError, match="carry=False"):
         Dreamer(replace(CONFIG, model=replace(MODEL, carry=True)), Spaces(5, 3))
+
+
+def test_a_step_stays_on_its_device(dreamer, monkeypatch):
+    """Torch's device without numbers refuses whatever was made elsewhere."""
+    dreamer.to("meta")
+    monkeypatch.setattr(dreamer.scale, "update", lambda returns: returns.new_ones(()))  # asks for a number
+    loss, _ = dreamer.loss(batch_of().to("meta"))
+    loss.backward()
+    assert loss.device.type == "meta"
+    assert all(p.grad is not None for p in dreamer.parameters() if p.requires_grad)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_a_gpu_finds_the_losses_that_the_cpu_finds(dreamer):
+    feat, action = torch.rand(5, 6, dreamer.model.feat_size), torch.rand(4, 6, 3) * 2 - 1
+    reward, going_on = torch.randn(5, 6), torch.rand(5, 6)
+    here = dreamer.behaviour_loss(Dream(feat, action), reward, going_on)[:3]
+    there = Dreamer(CONFIG, Spaces(5, 3)).to("cuda")
+    found = there.behaviour_loss(Dream(feat.cuda(), action.cuda()), reward.cuda(), going_on.cuda())[:3]
+    for own, other in zip(here, found, strict=True):
+        assert torch.allclose(own, other.cpu(), rtol=1e-3, atol=1e-4)
+    assert np.isfinite(list(there.update(batch_of().to("cuda")).values())).all()

@@ -157,6 +157,16 @@ def test_the_loss_is_the_sum_of_its_parts_and_reaches_every_weight(replay, confi
     assert not untouched
 
 
+@pytest.mark.parametrize("config", [TINY, WITHOUT_CARRY])
+def test_losses_stay_on_their_device(replay, config):
+    """Torch's device without numbers refuses whatever was made elsewhere."""
+    model, batch = built(replay, config).train().to("meta"), replay.whole([0, 1], 6).to("meta")
+    losses = [world_model_loss(model, batch).total, *([transition_loss(model, batch)] if config.carry else [])]
+    for loss in losses:
+        assert loss.device.type == "meta"
+        loss.backward()
+
+
 def test_additions_to_dreamer_can_be_switched_off(replay):
     config = WITHOUT_CARRY
     parts = world_model_loss(built(replay, config).train(), replay.sample(8, 10, np.random.default_rng(0))).parts
