@@ -8,12 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from envs.physics import Physics
-from envs.tasks.rover_lane import LOOKAHEAD_M
+from envs.tasks.rover_lane import CONTROL_HZ, LOOKAHEAD_M, MOST_STEERING_RAD, TOP_SPEED_M_S, WHEELBASE_M
 
-TOP_SPEED_M_S = 4.0
-MOST_STEERING_RAD = 0.4
-WHEELBASE_M = 0.325
-CONTROL_S = 0.05
 MOST_GRIP_M_S2 = 7.0  # what the oracle makes use of, at most
 
 
@@ -82,7 +78,7 @@ def drive(observation: np.ndarray, style: Style) -> np.ndarray:
     # No faster than lets every bend in view be met at the speed that it allows.
     in_bends = style.sideways_m_s2 / np.maximum(np.abs(curvature), 1e-3)  # speeds squared
     speed = min(style.speed_m_s, math.sqrt(np.min(in_bends + 2.0 * style.braking_m_s2 * np.array(LOOKAHEAD_M))))
-    change = style.most_change_m_s2 * CONTROL_S
+    change = style.most_change_m_s2 / CONTROL_HZ
     speed = min(max(speed, forward - change), forward + change)
     ahead = float(np.interp(max(forward, 0.0) * style.preview_s, LOOKAHEAD_M, curvature))
     turn = ahead - 1.5 * (offset - style.offset_m) - 2.0 * heading

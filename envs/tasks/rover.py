@@ -12,16 +12,12 @@ from envs.bullet_engine import pybullet
 from envs.camera import View, take_picture
 from envs.physics import Physics, PhysicsRange
 from envs.tasks import rover_scene as scene
-from envs.tasks.rover_lane import LOOKAHEAD_M, Lane
+from envs.tasks.rover_lane import CONTROL_HZ, LOOKAHEAD_M, MOST_STEERING_RAD, TOP_SPEED_M_S, WHEELBASE_M, Lane
 
-CONTROL_HZ = 20.0
 SUBSTEPS = 4
-TOP_SPEED_M_S = 4.0  # at a command of 1
-MOST_STEERING_RAD = 0.4  # at a command of 1, to the left
 WHEEL_TORQUE_NM = 0.5
 STEERING_TORQUE_NM = 2.0
 STEERING_GAIN = 0.3  # share of the error that a sub-step takes away
-WHEELBASE_M = 0.325
 # Where the wheels touch the floor, from the rear axle's middle: forward and to the left.
 WHEELS_M = ((WHEELBASE_M, 0.1225), (WHEELBASE_M, -0.1225), (0.0, 0.1225), (0.0, -0.1225))
 MIDDLE_M = WHEELBASE_M / 2  # the robot's place is that of its middle, this far ahead of the rear axle

@@ -1,4 +1,7 @@
-"""The lane of rover: a winding line on the floor, measured by the arc length along it. Knows no simulator."""
+"""What rover's driver knows, and no simulator: the car's measures, and the lane.
+
+The lane is a winding line on the floor, measured by the arc length along it.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,10 @@ import math
 
 import numpy as np
 
+CONTROL_HZ = 20.0
+TOP_SPEED_M_S = 4.0  # at a command of 1
+MOST_STEERING_RAD = 0.4  # at a command of 1, to the left
+WHEELBASE_M = 0.325
 LOOKAHEAD_M = tuple(0.5 * k for k in range(11))  # where the robot sees the lane's curvature, from where it is
 # A long wave and a short one, ranges to draw from: the peak of each one's curvature, and its length along the lane.
 PEAKS_1_M = ((0.4, 0.6), (0.15, 0.3))

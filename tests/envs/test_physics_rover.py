@@ -15,8 +15,8 @@ import pytest
 from configs import UserError
 from envs.physics import FACTORS
 from envs.tasks import rover
-from envs.tasks.rover import CONTROL_HZ, MIDDLE_M, TOP_SPEED_M_S, WHEEL_TORQUE_NM, WHEELBASE_M, Rover
-from envs.tasks.rover_lane import Lane
+from envs.tasks.rover import MIDDLE_M, WHEEL_TORQUE_NM, Rover
+from envs.tasks.rover_lane import CONTROL_HZ, TOP_SPEED_M_S, WHEELBASE_M, Lane
 from envs.tasks.rover_scene import WHEEL_INERTIA_KG_M2, WHEEL_RADIUS_M, WHEELS
 
 G = 9.81
