@@ -25,9 +25,9 @@ def run_command(main: Callable[[], Any]) -> NoReturn:
 
     Anything else is our mistake and keeps its traceback.
     """
-    # OpenMP's threads wait for each other by spinning, unless told otherwise before torch is imported. Where another
-    # program needs a core, they spin while the one they wait for is not running: an update of the world model with two
-    # threads on two cores, one of them busy, was measured to take 330 to 5,300 ms so, and 118 ms if they sleep.
+    # Where there are several threads of OpenMP, they wait for each other by spinning, unless told otherwise before torch
+    # is imported; where another program needs a core, they spin while the one they wait for is not running: up to fifty
+    # times as long as one thread was measured.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         main()

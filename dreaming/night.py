@@ -21,6 +21,7 @@ from envs.record import demonstrator, record
 from envs.workers import Workers
 from worldmodel import checkpoint, results
 from worldmodel.model import ModelConfig
+from worldmodel.speed import threads_for
 from worldmodel.storage import LogReader, LogWriter
 from worldmodel.trainer import NAME, Trainer
 
@@ -120,6 +121,7 @@ class Night:
         if self._trainer is None:
             size = from_dict(ModelConfig, packaged("sizes", self.config.size), f"size {self.config.size}")
             self._trainer = Trainer(self.reader(), size, self.config.trainer, self.config.seed)
+            threads_for(self._trainer.model)
             if checkpoint.exists(self.run.checkpoints, NAME):
                 self._trainer.restore(self.run.checkpoints)
         return self._trainer

@@ -21,7 +21,7 @@ from worldmodel.evaluation import OpenLoop
 from worldmodel.log_format import SCHEMA
 from worldmodel.logs.npz import as_log_folder
 from worldmodel.model import ModelConfig
-from worldmodel.speed import prepare_cpu
+from worldmodel.speed import prepare_cpu, threads_for
 from worldmodel.spikes import STILL
 from worldmodel.storage import LogReader
 from worldmodel.tracking import Tracker
@@ -63,6 +63,7 @@ def train_world_model(options: TrainWorldModel) -> None:
         if before and before["task"] != task:
             raise UserError(f"{folder} is a run of {before['task']}, these logs are of {task}; give a new --run")
         trainer = Trainer(reader, size, config, seed)
+        threads_for(trainer.model)
         goes_on = checkpoint.exists(folder / "checkpoints", NAME)
         if goes_on:
             trainer.restore(folder / "checkpoints")

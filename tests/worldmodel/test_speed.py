@@ -1,6 +1,8 @@
 import subprocess
 import sys
 
+import pytest
+
 # In a process of its own: the settings are the process's.
 PROGRAM = """
 import resource, torch
@@ -28,3 +30,23 @@ def test_freed_memory_is_kept_and_products_stay_right():
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
     pages = 20 * 16_000_000 // 4096
     assert int(done.stdout) < pages / 10
+
+
+THREADS = """
+import os, torch
+os.sched_getaffinity = lambda pid: set(range(3))
+from worldmodel.speed import prepare_cpu, threads_for
+prepare_cpu()
+for units in (100, 2100):
+    threads_for(torch.nn.Linear(units, units))
+    print(torch.get_num_threads())
+"""
+
+
+@pytest.mark.parametrize(("asked", "found"), [(None, "1 3"), ("2", "2 2")])
+def test_small_models_get_one_thread_and_large_ones_all(monkeypatch, asked, found):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if asked:
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    done = subprocess.run([sys.executable, "-c", THREADS], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == found.split()
