@@ -25,9 +25,8 @@ def run_command(main: Callable[[], Any]) -> NoReturn:
 
     Anything else is our mistake and keeps its traceback.
     """
-    # Where there are several threads of OpenMP, they wait for each other by spinning, unless told otherwise before torch
-    # is imported; where another program needs a core, they spin while the one they wait for is not running: up to fifty
-    # times as long as one thread was measured.
+    # Threads of OpenMP wait for each other by spinning, unless told otherwise before torch is imported. Where another
+    # program needs a core, they spin while the one they wait for is not running: several took fifty times as long as one.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         main()

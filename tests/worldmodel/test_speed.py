@@ -45,7 +45,8 @@ for units in (100, 2100):
 
 @pytest.mark.parametrize(("asked", "found"), [(None, "1 3"), ("2", "2 2")])
 def test_small_models_get_one_thread_and_large_ones_all(monkeypatch, asked, found):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(variable, raising=False)
     if asked:
         monkeypatch.setenv("OMP_NUM_THREADS", asked)
     done = subprocess.run([sys.executable, "-c", THREADS], capture_output=True, text=True, check=True)
