@@ -26,7 +26,7 @@ def run_command(main: Callable[[], Any]) -> NoReturn:
     Anything else is our mistake and keeps its traceback.
     """
     # Threads of OpenMP wait for each other by spinning, unless told otherwise before torch is imported. Where another
-    # program needs a core, they spin while the one they wait for is not running: several took fifty times as long as one.
+    # program needs a core, they spin while the one they wait for is not running: several took fifty times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         main()
