@@ -63,7 +63,7 @@ class ModelConfig:
     layers: int = 3
     context_dropout: float = 0.5  # share of training segments whose physics is hidden: the robot's own view
     carry: bool = True  # predict changes of the last observation and feed it back; False decodes from the latent alone
-    carry_noise: float = 0.3  # on carried observations in training, as a share of their change in a step
+    carry_noise: float = 0.1  # on carried observations in training, as a share of their change in a step
     noise_floor: float = 0.02  # least standard deviation a decoded channel may claim, as a share of its (change's) own
     vector_scale: float = 10.0  # weight of the vector observation's loss
     vector_loss: Literal["noise", "symlog"] = "noise"  # the decoder states its noise; or DreamerV3's squared error

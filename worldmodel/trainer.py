@@ -34,9 +34,11 @@ class TrainerConfig:
     decay_from: float = 0.6  # from this share of the budget on, the learning rate falls to a tenth
     terminal_share: float = 0.2
     transition_steps: int = 8  # of the transition, which forgets and is therefore cheap, in every update
-    transition_batch: int = 128
-    transition_lr: float = 6e-3
-    transition_ahead: int = 6  # from `decay_from` on it learns from its own predictions, so many steps ahead
+    transition_batch: int = 256
+    transition_lr: float = 3e-3
+    # From `decay_from` on it learns from its own predictions, so many steps ahead. With 6 rollouts stay truer for longer,
+    # and yet policies that were dreamt of them did worse (docs/results.md).
+    transition_ahead: int = 1
 
 
 def split_episodes(reader: LogReader) -> tuple[list[int], list[int]]:
