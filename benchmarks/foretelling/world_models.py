@@ -14,7 +14,6 @@ from worldmodel.replay import Batch, Statistics
 from worldmodel.storage import LogReader
 from worldmodel.trainer import Trainer, TrainerConfig
 
-
 # Truer over long horizons than the defaults, of which policies learn better for all that (docs/results.md).
 FAITHFUL = TrainerConfig(transition_batch=128, transition_lr=6e-3, transition_ahead=6)
 CARRY_NOISE = 0.3
