@@ -36,7 +36,7 @@ class TrainerConfig:
     transition_steps: int = 8  # of the transition, which forgets and is therefore cheap, in every update
     transition_batch: int = 256
     transition_lr: float = 3e-3
-    # From `decay_from` on it learns from its own predictions, so many steps ahead. With 6 rollouts stay true for longer,
+    # From `decay_from` on it learns from its own predictions, so many steps ahead. With 6 rollouts stay true longer,
     # but policies dreamt in them did worse (docs/results.md).
     transition_ahead: int = 1
 
