@@ -22,6 +22,7 @@ from foretelling.moments import Foretold, Moments, Told
 from foretelling.rivals import Ensemble, Persistence, Recurrent
 from foretelling.tables import HORIZONS, report
 from foretelling.world_models import Ours, Published
+from survival import logs
 
 from configs import UserError, to_dict
 from dreaming.comparison import Comparison
@@ -30,13 +31,12 @@ from dreaming.scenario import load_scenarios
 from dreaming.truth import Truth, from_log, simulate
 from envs import registry
 from envs.physics import PhysicsRange
-from envs.record import demonstrator, record
 from envs.workers import Workers
 from worldmodel.checkpoint import write_atomically
 from worldmodel.context import PUSH
 from worldmodel.replay import Replay
 from worldmodel.speed import prepare_cpu
-from worldmodel.storage import LogReader, LogWriter
+from worldmodel.storage import LogReader
 
 KICK, REPLICAS = 1e-2, 2
 TOLD: tuple[Told, ...] = ("the truth", "nothing", "nominal")
@@ -59,16 +59,6 @@ class Fidelity:
     outside_episodes: int = 40
     """Recorded in each world that no log holds; never learnt from."""
     out: Path = Path("runs/fidelity")
-
-
-def logs(task: str, episodes: int, seed: int, folder: Path, ranges: PhysicsRange | None = None) -> LogReader:
-    """What the demonstrator does there, with its usual noise and play; recorded if it has not been."""
-    policy = demonstrator(task, seed)
-    with LogWriter(folder, registry.schema(task)) as writer:
-        if len(writer) < episodes:
-            for episode in record(task, policy, episodes - len(writer), seed + 1000 * len(writer), ranges, processes=0):
-                writer.append(episode)
-    return LogReader(folder)
 
 
 def contender(name: str, reader: LogReader, base: Ours, seed: int) -> Any:

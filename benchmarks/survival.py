@@ -26,6 +26,7 @@ from dreaming.scenario import Scenario, load_scenarios
 from dreaming.selection import SURVIVAL_SEEDS
 from dreaming.statistics import wilson
 from envs import registry
+from envs.physics import PhysicsRange
 from envs.record import ExpertPolicy, Policy, demonstrator, record
 from envs.workers import Workers
 from worldmodel.checkpoint import write_atomically
@@ -57,11 +58,12 @@ class Survival:
     """The worlds that are tried."""
 
 
-def logs(task: str, episodes: int, seed: int, folder: Path) -> LogReader:
+def logs(task: str, episodes: int, seed: int, folder: Path, ranges: PhysicsRange | None = None) -> LogReader:
+    """What the demonstrator does there, with its usual noise and play; recorded if it has not been."""
     policy = demonstrator(task, seed)
     with LogWriter(folder, registry.schema(task)) as writer:
         if len(writer) < episodes:
-            for episode in record(task, policy, episodes - len(writer), seed + 1000 * len(writer), processes=0):
+            for episode in record(task, policy, episodes - len(writer), seed + 1000 * len(writer), ranges, processes=0):
                 writer.append(episode)
     return LogReader(folder)
 
