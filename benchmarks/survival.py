@@ -74,8 +74,8 @@ def learn(options: Survival, reader: LogReader, seed: int, folder: Path) -> Trai
     if list(folder.glob("world-model-*.pt")):
         trainer.restore(folder)
         return trainer
-    begun = time.monotonic()
-    train(trainer, lambda: (time.monotonic() - begun) / options.learn_s)
+    begun = time.process_time()
+    train(trainer, lambda: (time.process_time() - begun) / options.learn_s)
     trainer.save(folder)
     return trainer
 
@@ -117,8 +117,8 @@ def one_seed(options: Survival, seed: int) -> dict[str, list[dict]]:
     reader = logs(options.task, options.episodes, seed, folder / "episodes")
     trainer = learn(options, reader, seed, folder / "checkpoints")
     start = dreamer(options, trainer, [], seed)
-    begun = time.monotonic()
-    while (share := (time.monotonic() - begun) / options.clone_s) < 1:
+    begun = time.process_time()
+    while (share := (time.process_time() - begun) / options.clone_s) < 1:
         start.clone(share)
     keep("demonstrator", ExpertPolicy(options.task, seed))
     keep("clone", start.agent())
@@ -126,8 +126,8 @@ def one_seed(options: Survival, seed: int) -> dict[str, list[dict]]:
     for arm, scenarios in (("nominal dreams", []), ("what-if dreams", dreamable(options.scenario, options, trainer))):
         learner = dreamer(options, trainer, scenarios, seed)
         learner.load_state_dict(cloned)
-        begun = time.monotonic()
-        while (share := (time.monotonic() - begun) / options.dream_s) < 1:
+        begun = time.process_time()
+        while (share := (time.process_time() - begun) / options.dream_s) < 1:
             learner.dream(share)
         print(f"seed {seed}: {arm}: {learner.updates} updates, {learner.imagined_steps:,} steps dreamt", flush=True)
         keep(arm, learner.agent())
