@@ -5,13 +5,15 @@ the imagined observations, as it would on the robot. Letters: N dreams, H steps,
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dreaming.agent import Actor, Filter, View
 from worldmodel.model import Belief, WorldModel
-from worldmodel.replay import Batch
+from worldmodel.replay import Batch, Replay
 
 MAX_LATENCY = 4
 
@@ -43,6 +45,19 @@ class Starts:
     def __getitem__(self, index) -> "Starts":
         tensors = (self.vector, self.recent, self.episode, self.step)
         return Starts(self.world.at(index), self.agent.at(index), *(part[index] for part in tensors))
+
+
+class Moment(NamedTuple):
+    """What N dreams have come to: all that their next step goes on from."""
+
+    world: Belief  # (N, ...)
+    recent: Tensor  # (N, MAX_LATENCY, A) as in Starts
+    observation: Tensor  # (N, D) as imagined
+    seen: Tensor  # (N, D) with sensor noise
+
+    @classmethod
+    def first(cls, starts: Starts) -> "Moment":
+        return cls(starts.world, starts.recent, starts.vector, starts.vector)
 
 
 @dataclass
@@ -84,11 +99,40 @@ def starts_from(model: WorldModel, batch: Batch, view: View) -> Starts:
     )
 
 
+def draw_starts(
+    model: WorldModel, replay: Replay, view: View, count: int, segments: int, length: int, rng: np.random.Generator
+) -> Starts:
+    """`count` states to dream from, out of random segments of the logs."""
+    batch = replay.sample(segments, length, rng)
+    starts = starts_from(model, batch, view)
+    # An episode's last row leads nowhere, and a segment's first states have no memory yet unless the episode began.
+    alive = ~batch.is_last.flatten()
+    begun = torch.as_tensor(batch.step == 0) | (torch.arange(length) >= min(4, length // 4))
+    usable = torch.nonzero(alive & begun.flatten()).squeeze(-1).numpy()
+    return starts[torch.as_tensor(rng.choice(usable, count, replace=len(usable) < count))]
+
+
 def effective_action(commands: Tensor, physics: DreamPhysics) -> Tensor:
     """What reaches the motors now, (N, A), of commands (N, M, A) with the newest last."""
     at = commands.shape[1] - 1 - physics.latency
     late = commands[torch.arange(len(commands)), at]
     return late * physics.strength.unsqueeze(-1)
+
+
+def dream_step(
+    model: WorldModel, moment: Moment, command: Tensor, physics: DreamPhysics, push: Tensor, noisy: bool
+) -> Moment:
+    """The world's part of a step, under commands (N, A) in [-1, 1] and this step's pushes (N,), scaled."""
+    recent = torch.cat([moment.recent[:, 1:], command.unsqueeze(1)], 1)
+    context = physics.context
+    if physics.push_column is not None:
+        context = context.clone()
+        context[:, physics.push_column] = push
+    world_input = model.action_input(effective_action(recent, physics), context, physics.known)
+    world = model.imagine_step(moment.world, world_input, noisy=noisy)
+    observation = model.decode(world)
+    seen = observation + physics.noise.unsqueeze(-1) * torch.randn_like(observation)
+    return Moment(world, recent, observation, seen)
 
 
 def imagine(
@@ -108,39 +152,27 @@ def imagine(
         commands: (N, H, A) play these instead of asking the actor (an audit of logs does).
         mode: take the actor's mode. Latents are always drawn: a rollout of modes was measured to stray twice as far.
     """
-    world, seen = starts.world, starts.vector
+    moments, actions = [Moment.first(starts)], []
     agent = Filter(model, actor.view, starts.agent)
-    queue = starts.recent
-    context = physics.context
-    worlds, estimates, observations, views, actions = [world], [agent.estimate], [starts.vector], [seen], []
+    estimates = [agent.estimate]
     for t in range(horizon):
         if commands is None:
-            choice = actor(model.scale(seen), estimates[-1], explore=not mode)
+            choice = actor(model.scale(moments[-1].seen), estimates[-1], explore=not mode)
             action = choice.mode() if mode else choice.sample()
         else:
             action = commands[:, t]
         command = action.clamp(-1, 1)
-        queue = torch.cat([queue[:, 1:], command.unsqueeze(1)], 1)
-        if physics.push_column is not None:
-            context = context.clone()
-            context[:, physics.push_column] = physics.push[:, t]
-        world_input = model.action_input(effective_action(queue, physics), context, physics.known)
-        world = model.imagine_step(world, world_input, noisy=noisy)
-        observation = model.decode(world)
-        seen = observation + physics.noise.unsqueeze(-1) * torch.randn_like(observation)
-        agent.step(seen, None, command)
-        worlds.append(world)
+        moments.append(dream_step(model, moments[-1], command, physics, physics.push[:, t], noisy))
+        agent.step(moments[-1].seen, None, command)
         estimates.append(agent.estimate)
-        observations.append(observation)
-        views.append(seen)
         actions.append(action)
-    stacked = _stack(worlds)
+    stacked = _stack([moment.world for moment in moments])
     arrived = stacked.at(slice(None), slice(1, None))
     return Rollout(
         world=stacked,
         estimate=torch.stack(estimates, 1),
-        observation=torch.stack(observations, 1),
-        seen=torch.stack(views, 1),
+        observation=torch.stack([moment.observation for moment in moments], 1),
+        seen=torch.stack([moment.seen for moment in moments], 1),
         action=torch.stack(actions, 1),
         reward=model.predict_reward(arrived),
         continuation=model.predict_continuation(arrived),

@@ -10,7 +10,7 @@ import torch
 from configs import UserError
 from dreaming.actor_critic import ActorCritic, ActorCriticConfig
 from dreaming.agent import Agent, View
-from dreaming.imagination import MAX_LATENCY, DreamPhysics, Starts, imagine, starts_from
+from dreaming.imagination import MAX_LATENCY, DreamPhysics, Starts, draw_starts, imagine
 from dreaming.imitation import good_episodes, imitation_loss
 from dreaming.scenario import Scenario
 from envs.physics import Physics
@@ -143,13 +143,7 @@ class DreamLearner:
 
     def _starts(self) -> Starts:
         c = self.config
-        batch = self.replay.sample(c.batch, c.length, self.rng)
-        starts = starts_from(self.model, batch, c.view)
-        # An episode's last row leads nowhere, and a segment's first states have no memory yet unless the episode began.
-        alive = ~batch.is_last.flatten()
-        begun = torch.as_tensor(batch.step == 0) | (torch.arange(c.length) >= min(4, c.length // 4))
-        usable = torch.nonzero(alive & begun.flatten()).squeeze(-1).numpy()
-        return starts[torch.as_tensor(self.rng.choice(usable, c.dreams, replace=len(usable) < c.dreams))]
+        return draw_starts(self.model, self.replay, c.view, c.dreams, c.batch, c.length, self.rng)
 
     def dream(self, progress: float) -> dict[str, float]:
         """One update of actor and critic on fresh dreams; `progress` in [0, 1] lowers the actor's rate to nothing."""
