@@ -1,61 +1,94 @@
-"""Who survives worlds that no log holds: demonstrator, clone, nominal dreams, what-if dreams; equal logs, equal time.
+"""The headline: who survives worlds that no log holds, and which part of the system does it; equal logs, equal time.
 
-    python benchmarks/survival.py --task push-box --seeds 3 --out runs/survival
+    python benchmarks/survival.py --task rover --seeds 5 --out runs/survival
 
-Each seed records logs, learns one world model and one clone; the two dreaming arms start from that clone and get the
-same time. Nothing but the logs is learnt from, and no policy is selected in the simulator: what is played there for the
-table is counted as `survival`. Finished parts are kept in --out, so an interrupted run goes on. With `--view estimate`
-the policies also see what the model makes of their physics; logs and model are those of the blind run in that --out.
+Each seed records logs, learns one world model and one clone. From that clone every arm that dreams has the same hours
+ahead, as the dream phase of a night less one part; the clone alone goes on cloning for as long. Time is processor time
+on one thread, trials and audits included, so that what else the machine does matters little. Nothing but the logs is
+learnt from. Steps that select or audit are counted as such, on seeds of their own; those of the tables are on seeds
+used for nothing else. Finished parts are kept in --out, so an interrupted run goes on. Policies that
+`simulator_ppo.py` trained with the same --out stand beside the others.
 """
 
 import json
+import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import tyro
 
-from configs import from_dict, packaged
 from dreaming.agent import View
+from dreaming.clock import Budget, Share
+from dreaming.dreamphase import dream
 from dreaming.evaluate import CellResult, evaluate
-from dreaming.learning import DreamLearner
-from dreaming.run import NightConfig
-from dreaming.scenario import Scenario, load_scenarios
+from dreaming.night import Night
+from dreaming.run import BEST, CLONE, NightConfig, RunFolder
+from dreaming.scenario import load_scenarios
 from dreaming.selection import SURVIVAL_SEEDS
-from dreaming.statistics import wilson
+from dreaming.statistics import interquartile_mean, stratified_bootstrap
 from envs import registry
 from envs.physics import PhysicsRange
 from envs.record import ExpertPolicy, Policy, demonstrator, record
 from envs.workers import Workers
 from worldmodel.checkpoint import write_atomically
-from worldmodel.model import ModelConfig
 from worldmodel.speed import prepare_cpu
 from worldmodel.storage import LogReader, LogWriter
-from worldmodel.trainer import Trainer, TrainerConfig, train
 
-ARMS = ("demonstrator", "clone", "nominal dreams", "what-if dreams")
+DEMONSTRATOR, CLONED = "demonstrator", "clone"
+# What each arm that dreams does without; keys of NightConfig, with dots between.
+LESS: dict[str, dict[str, Any]] = {
+    "nominal": {"scenario": "nominal"},
+    "untold": {"dream.told": False},
+    "ungated": {"gate": False},
+    "unselected": {"select": False},
+    "whole": {},
+}
+TITLES = {
+    "nominal": "nominal dreams",
+    "untold": "what-ifs untold",
+    "ungated": "no trust gate",
+    "unselected": "no selection",
+}
 
 
 @dataclass
 class Survival:
-    """Failure rates in PyBullet by scenario, of four policies over several seeds."""
+    """Failure rates in PyBullet by world, of several policies over several seeds."""
 
     task: str = "push-box"
     seeds: int = 3
     first_seed: int = 0
     out: Path = Path("runs/survival")
-    episodes: int = 1200
+    arms: str = ",".join((DEMONSTRATOR, CLONED, *LESS))
+    episodes: int | None = None
+    """Logs; as many as a night records, unless told otherwise."""
     learn_s: float = 200.0
-    clone_s: float = 90.0
+    clone_s: float = 60.0
     dream_s: float = 150.0
     trials: int = 50
     view: View = "blind"
-    scenario: str = "slippery"
-    """What the fourth arm dreams."""
+    scenario: str = "edge-cases"
+    """What is dreamt."""
     table: str = "nominal,edge-cases"
     """The worlds that are tried."""
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.arms.split(",")) - {DEMONSTRATOR, CLONED, *LESS}:
+            raise ValueError(f"unknown arms {', '.join(unknown)}; known: {DEMONSTRATOR}, {CLONED}, {', '.join(LESS)}")
+
+
+class Quiet:
+    """Nobody watches these nights."""
+
+    def phase(self, name: str, seconds: float) -> None: ...
+    def progress(self, share: float, text: str) -> None: ...
+    def metrics(self, phase: str, step: int, seconds: float, values: dict[str, Any]) -> None: ...
+    def note(self, text: str) -> None: ...
 
 
 def logs(task: str, episodes: int, seed: int, folder: Path, ranges: PhysicsRange | None = None) -> LogReader:
@@ -68,28 +101,24 @@ def logs(task: str, episodes: int, seed: int, folder: Path, ranges: PhysicsRange
     return LogReader(folder)
 
 
-def learn(options: Survival, reader: LogReader, seed: int, folder: Path) -> Trainer:
-    size = from_dict(ModelConfig, packaged("sizes", "laptop"), "size laptop")
-    trainer = Trainer(reader, size, TrainerConfig(), seed)
-    if list(folder.glob("world-model-*.pt")):
-        trainer.restore(folder)
-        return trainer
-    begun = time.process_time()
-    train(trainer, lambda: (time.process_time() - begun) / options.learn_s)
-    trainer.save(folder)
-    return trainer
+def changed(config: Any, changes: dict[str, Any]) -> Any:
+    """A copy of nested dataclasses with other values, as {"dream.told": False}."""
+    for name, value in changes.items():
+        first, _, rest = name.partition(".")
+        config = replace(config, **{first: changed(getattr(config, first), {rest: value}) if rest else value})
+    return config
 
 
-def dreamable(name: str, options: Survival, trainer: Trainer) -> list[Scenario]:
-    context = trainer.model.context
-    return [s for s in load_scenarios(name, options.task) if all(context.covers(f) for f in s.factors(options.task))]
-
-
-def dreamer(options: Survival, trainer: Trainer, scenarios: list[Scenario], seed: int) -> DreamLearner:
-    nominal, hz = registry.nominal(options.task), float(trainer.reader.schema["control_hz"])
-    config = replace(NightConfig.for_task(options.task).dream, view=options.view)
-    torch.manual_seed(seed)
-    return DreamLearner(trainer.model, trainer.replay, options.task, nominal, scenarios, hz, config, seed)
+def night(config: NightConfig, folder: Path, phase: str, seconds: float) -> Night:
+    """One phase of a night in that folder, or what is left of it."""
+    run = RunFolder(folder)
+    if not run.exists:
+        run.create(config)
+    budget = Budget(seconds - run.progress().seconds.get(phase, 0.0), [Share(phase, 1.0)], now=time.process_time)
+    found = Night(config, run, budget, Quiet())
+    work = {"learn": found.learn, "clone": found.clone, "dream": lambda given: dream(found, given)}
+    found.phase(phase, work[phase])
+    return found
 
 
 def tried(options: Survival, policy: Policy) -> list[CellResult]:
@@ -103,66 +132,100 @@ def tried(options: Survival, policy: Policy) -> list[CellResult]:
 
 
 def one_seed(options: Survival, seed: int) -> dict[str, list[dict]]:
+    """Results by arm."""
     folder = options.out / options.task / f"seed-{seed}"
-    file = folder / ("results.json" if options.view == "blind" else f"results-{options.view}.json")
-    results = json.loads(file.read_text()) if file.exists() else {}
-
-    def keep(arm: str, policy: Policy) -> None:
-        results[arm] = [cell.to_dict() for cell in tried(options, policy)]
-        write_atomically(file, json.dumps(results).encode())
-        print(f"seed {seed}: {arm} done", flush=True)
-
-    if set(ARMS) <= set(results):
-        return results
-    reader = logs(options.task, options.episodes, seed, folder / "episodes")
-    trainer = learn(options, reader, seed, folder / "checkpoints")
-    start = dreamer(options, trainer, [], seed)
-    begun = time.process_time()
-    while (share := (time.process_time() - begun) / options.clone_s) < 1:
-        start.clone(share)
-    keep("demonstrator", ExpertPolicy(options.task, seed))
-    keep("clone", start.agent())
-    cloned = start.state_dict()
-    for arm, scenarios in (("nominal dreams", []), ("what-if dreams", dreamable(options.scenario, options, trainer))):
-        learner = dreamer(options, trainer, scenarios, seed)
-        learner.load_state_dict(cloned)
-        begun = time.process_time()
-        while (share := (time.process_time() - begun) / options.dream_s) < 1:
-            learner.dream(share)
-        print(f"seed {seed}: {arm}: {learner.updates} updates, {learner.imagined_steps:,} steps dreamt", flush=True)
-        keep(arm, learner.agent())
+    base = NightConfig.for_task(options.task)
+    episodes = folder / "episodes"
+    settings = changed(base, {"seed": seed, "scenario": options.scenario, "dream.view": options.view})
+    settings = replace(settings, data=str(episodes.resolve()))
+    logs(options.task, options.episodes or base.episodes, seed, episodes)
+    night(settings, folder / "shared", "learn", options.learn_s)
+    night(settings, folder / "shared", "clone", options.clone_s)
+    results: dict[str, list[dict]] = {}
+    for arm in options.arms.split(","):
+        file = folder / f"{arm}.json"
+        if not file.exists():
+            cells = [cell.to_dict() for cell in tried(options, policy_of(arm, options, settings, folder))]
+            write_atomically(file, json.dumps(cells).encode())
+            print(f"seed {seed}: {arm} done", flush=True)
+    for file in sorted(folder.glob("*.json")):
+        results[file.stem] = json.loads(file.read_text())
     return results
 
 
+def policy_of(arm: str, options: Survival, settings: NightConfig, folder: Path) -> Policy:
+    if arm == DEMONSTRATOR:
+        return ExpertPolicy(options.task, settings.seed)
+    run = folder / arm
+    if not run.exists():
+        aside = run.with_name(f"{arm}.copying")
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.copytree(folder / "shared" / "checkpoints", aside / "checkpoints")
+        aside.rename(run)
+    if arm == CLONED:
+        night(settings, run, "clone", options.clone_s + options.dream_s)
+        return RunFolder(run).load_agent(CLONE)
+    done = night(changed(settings, LESS[arm]), run, "dream", options.dream_s)
+    state = done.state
+    print(
+        f"seed {settings.seed}: {arm}: {state.updates} updates, {state.imagined_steps:,} steps dreamt, "
+        f"simulator steps {state.simulator_steps}, refused {sorted(state.refused)}",
+        flush=True,
+    )
+    return RunFolder(run).load_agent(BEST)
+
+
+# -- tables ------------------------------------------------------------------------------------------------------------
+
+
+def interval(cells: Sequence[Sequence[float]], digits: int = 2) -> str:
+    """Interquartile mean over cells and seeds with its 95% bootstrap interval; `cells` are values by seed."""
+    low, high = stratified_bootstrap(cells)
+    return f"{interquartile_mean(np.concatenate(cells)):.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
 def markdown(found: list[dict[str, list[dict]]]) -> str:
-    """Failure rate (lost over the edge or fallen), pooled over seeds with its 95% Wilson interval."""
-    lines = ["| world | " + " | ".join(ARMS) + " |", "|---" * (1 + len(ARMS)) + "|"]
-    for i, first in enumerate(found[0][ARMS[0]]):
-        row = [f"{first['scenario']} {first['label']}"]
-        for arm in ARMS:
-            cells = [CellResult.from_dict(results[arm][i]) for results in found]
-            n, failed, lost = (sum(getattr(c, key) for c in cells) for key in ("episodes", "failures", "lost"))
-            low, high = wilson(failed, n)
-            row.append(f"{failed / n:.2f} [{low:.2f}, {high:.2f}] ({lost / n:.2f})")
-        lines.append("| " + " | ".join(row) + " |")
+    """By world and arm: the share of episodes that failed, its interval over seeds, and the mean return."""
+    arms = [arm for arm in (DEMONSTRATOR, CLONED, *LESS) if all(arm in results for results in found)]
+    arms += sorted(set.intersection(*(set(results) for results in found)) - set(arms))
+    lines = ["| world | " + " | ".join(TITLES.get(arm, arm) for arm in arms) + " |", "|---" * (1 + len(arms)) + "|"]
+    worlds = [CellResult.from_dict(cell) for cell in found[0][arms[0]]]
+    cells = {arm: [[CellResult.from_dict(results[arm][i]) for results in found] for i in range(len(worlds))]
+             for arm in arms}  # fmt: skip
+
+    def row(title: str, which: Sequence[int]) -> None:
+        texts = []
+        for arm in arms:
+            rates = interval([[cell.failure_rate for cell in cells[arm][i]] for i in which])
+            returns = np.mean([cell.return_mean for i in which for cell in cells[arm][i]])
+            texts.append(f"{rates} ({returns:,.0f})")
+        lines.append(f"| {title} | " + " | ".join(texts) + " |")
+
+    for i, world in enumerate(worlds):
+        row(f"{world.scenario} {world.label}", [i])
+    logged = [i for i, world in enumerate(worlds) if world.scenario == "nominal"]
+    beyond = [i for i in range(len(worlds)) if i not in logged]
+    hard = [i for i in beyond if np.mean([cell.failure_rate for cell in cells[arms[0]][i]]) > 0.5]
+    for title, which in (("within the logs", logged), ("beyond them", beyond), (f"where {arms[0]} mostly fails", hard)):
+        if which:
+            row(f"*{title}*", which)
     return "\n".join(lines)
 
 
 def main(options: Survival) -> None:
-    torch.set_num_threads(1)
     prepare_cpu()
+    torch.set_num_threads(1)
     found = [one_seed(options, seed) for seed in range(options.first_seed, options.first_seed + options.seeds)]
-    logged = [json.loads(line)["length"] for line in _index(options)]
     played = sum(int(np.sum(cell["lengths"])) for results in found for cells in results.values() for cell in cells)
-    print(f"\n{options.task}, view {options.view}, {options.seeds} seeds, {options.trials} trials a cell\n")
+    print(f"\n{options.task}, view {options.view}, {options.seeds} seeds, {options.trials} trials a world\n")
     print(f"{markdown(found)}\n")
-    print(f"simulator steps: logs {sum(logged):,}, learning elsewhere 0, selection 0, survival {played:,}")
+    print(f"simulator steps: logs {_logged(options):,}, learning elsewhere 0, for this table {played:,}")
 
 
-def _index(options: Survival) -> list[str]:
+def _logged(options: Survival) -> int:
     seeds = range(options.first_seed, options.first_seed + options.seeds)
-    files = (options.out / options.task / f"seed-{seed}" / "episodes" / "episodes.jsonl" for seed in seeds)
-    return [line for file in files for line in file.read_text().splitlines()]
+    readers = (LogReader(options.out / options.task / f"seed-{seed}" / "episodes") for seed in seeds)
+    return sum(episode["length"] for reader in readers for episode in reader.episodes)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """The dream phase: actor-critic on dreams, held to the truth by an audit now and then and by selection."""
 
-import time
-
 from dreaming.clock import Phase
 from dreaming.night import Night
 from dreaming.run import BEST, CLONE, LATEST
@@ -25,6 +23,7 @@ class DreamPhase:
         self.coverable = night.coverable()
         self._audits = 0
         self._cost = 0.0  # seconds that trying a policy takes
+        self._now = phase.budget.now
 
     def run(self) -> None:
         night = self.night
@@ -36,7 +35,7 @@ class DreamPhase:
             return
         with night.workers(ENVS) as workers:
             self._workers = workers
-            self.selector = self._selector(workers)
+            self.selector = self._selector(workers) if night.config.select else None
             self._begin()
             if not self.phase.left():
                 return
@@ -44,6 +43,8 @@ class DreamPhase:
             self._updates(self._between)
             self._end()
             self._select()
+        if self.selector is None:
+            night.save_policy(BEST)
 
     def _begin(self) -> None:
         """Go on from where this night was; else from the clone, or from last night's policy if that is still better."""
@@ -80,16 +81,16 @@ class DreamPhase:
 
     def _updates(self, between) -> None:
         """Dream and learn until the phase's time, less that of the last trial, is over."""
-        saved, dreamer = time.monotonic(), self.dreamer
+        saved, dreamer = self._now(), self.dreamer
         while self.phase.left() > 1.05 * self._cost:
             values = dreamer.dream(min(1.0, self.phase.spent()))
             self._count()
             text = f"{dreamer.imagined_steps:,} steps dreamt, return {values['imagined_return']:.1f}"
             self.night.tick(self.phase, text)
             self.night.metrics("dream", dreamer.updates, values)
-            if between() or time.monotonic() - saved > SAVE_EVERY_S:
+            if between() or self._now() - saved > SAVE_EVERY_S:
                 self.night.save_policy(LATEST)
-                saved = time.monotonic()
+                saved = self._now()
 
     # -- selection ----------------------------------------------------------------------------------------------------
 
@@ -106,13 +107,15 @@ class DreamPhase:
             score = selector.score(run.load_agent(BEST))
             state.best_score = score.total
         state.best_worlds = selector.worlds
-        self._selected = time.monotonic()
+        self._selected = self._now()
         return selector
 
     def _select(self) -> float | None:
-        """Try the present policy in the simulator, keep it if it is the best so far; its score."""
+        """Try the present policy in the simulator, keep it if it is the best so far; its score, if it was tried."""
+        if self.selector is None:
+            return None
         night, state, workers = self.night, self.state, self._workers
-        begun, before = time.monotonic(), workers.steps
+        begun, before = self._now(), workers.steps
 
         def watch(done: int, jobs: int) -> None:
             night.tick(self.phase, f"trying the policy in the simulator: {done} of {jobs} episodes")
@@ -134,7 +137,7 @@ class DreamPhase:
         state.selection.append({"seconds": seconds, "scores": scores, "kept": kept})
         night.metrics("selection", self.dreamer.updates, {**scores, "total": score.total}, always=True)
         night.run.save_progress(state)
-        self._selected = time.monotonic()
+        self._selected = self._now()
         self._cost = self._selected - begun
         return score.total
 
@@ -142,8 +145,10 @@ class DreamPhase:
         """The second audit at half-time, and a trial as often as its share of the time allows."""
         if self._audits == 1 and self.phase.spent() > 0.5:
             self._audit()
+        if self.selector is None:
+            return False
         pause = max(10.0, self._cost * (1 / SELECTION_SHARE - 1))
-        if time.monotonic() - self._selected < pause or self.phase.left() < 2 * self._cost + 0.5 * pause:
+        if self._now() - self._selected < pause or self.phase.left() < 2 * self._cost + 0.5 * pause:
             return False
         self._select()
         return True
@@ -154,7 +159,7 @@ class DreamPhase:
         """Refuse the scenarios that the model cannot dream yet; a later audit may admit them."""
         night, state = self.night, self.state
         self._audits += 1
-        if not self.coverable:
+        if not self.coverable or not night.config.gate:
             return
         auditor, horizon = night.auditor(), night.config.dream.horizon
         seed = AUDIT_SEEDS + 1000 * self._audits

@@ -75,10 +75,14 @@ class Rollout:
 
 
 @torch.no_grad()
-def starts_from(model: WorldModel, batch: Batch, view: View) -> Starts:
-    """Filter logged segments and return every state in them as a start, flattened to N = B * T."""
-    world = model.observe(batch, hidden=False)
-    agent = model.observe(batch, hidden=True) if view == "estimate" else world
+def starts_from(model: WorldModel, batch: Batch, view: View, told: bool = True) -> Starts:
+    """Filter logged segments and return every state in them as a start, flattened to N = B * T.
+
+    Args:
+        told: the world's belief knows the physics that the logs state.
+    """
+    world = model.observe(batch, hidden=not told)
+    agent = model.observe(batch, hidden=True) if view == "estimate" and told else world
     # The command that led here is the newest of those before; those of the steps before are the rows before.
     command = batch.action * (~batch.is_first).unsqueeze(-1)
     recent = []
@@ -100,11 +104,18 @@ def starts_from(model: WorldModel, batch: Batch, view: View) -> Starts:
 
 
 def draw_starts(
-    model: WorldModel, replay: Replay, view: View, count: int, segments: int, length: int, rng: np.random.Generator
+    model: WorldModel,
+    replay: Replay,
+    view: View,
+    count: int,
+    segments: int,
+    length: int,
+    rng: np.random.Generator,
+    told: bool = True,
 ) -> Starts:
     """`count` states to dream from, out of random segments of the logs."""
     batch = replay.sample(segments, length, rng)
-    starts = starts_from(model, batch, view)
+    starts = starts_from(model, batch, view, told)
     # An episode's last row leads nowhere, and a segment's first states have no memory yet unless the episode began.
     alive = ~batch.is_last.flatten()
     begun = torch.as_tensor(batch.step == 0) | (torch.arange(length) >= min(4, length // 4))

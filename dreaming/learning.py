@@ -31,6 +31,7 @@ class DreamConfig:
     length: int = 16
     logged_share: float = 0.5  # of the dreams stay under the physics that the log had
     demonstrations: float = 1.0  # share of the logs, best first, that is cloned
+    told: bool = True  # the world that is dreamt knows its physics; else it goes by its memory of the log
 
 
 def dream_physics(
@@ -143,7 +144,7 @@ class DreamLearner:
 
     def _starts(self) -> Starts:
         c = self.config
-        return draw_starts(self.model, self.replay, c.view, c.dreams, c.batch, c.length, self.rng)
+        return draw_starts(self.model, self.replay, c.view, c.dreams, c.batch, c.length, self.rng, c.told)
 
     def dream(self, progress: float) -> dict[str, float]:
         """One update of actor and critic on fresh dreams; `progress` in [0, 1] lowers the actor's rate to nothing."""
@@ -155,6 +156,7 @@ class DreamLearner:
         starts = self._starts()
         physics, names = self.draw(starts)
         prepared = dream_physics(self.model, physics, starts.step.numpy(), c.horizon, self.control_hz)
+        prepared.known *= c.told
         critic_only = self.updates < a.critic_first
         with torch.set_grad_enabled(a.gradient == "dynamics" and not critic_only):
             rollout = imagine(self.model, learner.actor, starts, prepared, c.horizon, noisy=True)

@@ -33,6 +33,8 @@ class NightConfig:
     data: str = ""  # folder of the logs; empty for the run's own `episodes`
     audit_horizon: int = 50  # steps a dream is followed in the audit
     film_steps: int = 60  # steps shown in a film
+    select: bool = True  # try the policy in the simulator now and then and keep the best; else keep the last
+    gate: bool = True  # audits refuse scenarios that the model errs too much in
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     dream: DreamConfig = field(default_factory=DreamConfig)
 
