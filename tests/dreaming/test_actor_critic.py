@@ -8,7 +8,7 @@ from dreaming.actor_critic import ActorCritic, ActorCriticConfig, ReturnScale, l
 from dreaming.agent import ActorConfig
 from dreaming.imagination import MAX_LATENCY, DreamPhysics, Rollout, Starts, imagine
 from dreaming.learning import DreamConfig, DreamLearner
-from dreaming.scenario import load_scenarios
+from dreaming.scenario import Scenario, load_scenarios
 from envs.physics import Physics
 from worldmodel.context import ContextSpec
 from worldmodel.episode import Episode
@@ -146,6 +146,25 @@ def test_dreaming_changes_the_policy_and_never_the_model(model, tmp_path, gradie
     assert any(not torch.equal(a, b) for a, b in zip(policy, learner.learner.actor.parameters(), strict=True))
     assert all(p.grad is None for p in model.parameters())
     assert learner.imagined_steps == 3 * 16 * 4
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_world_that_is_not_told_its_friction_is_the_same_on_every_floor(model, tmp_path, told):
+    replay = some_logs(tmp_path)
+    model.set_statistics(replay.statistics())
+    config = DreamConfig(
+        ActorCriticConfig(SMALL.actor, 16, 1), horizon=4, dreams=16, batch=2, length=8, logged_share=0.0, told=told
+    )
+    with torch.no_grad():  # heads begin at zero
+        model.transition.pay.out.weight.normal_()
+
+    def returned(friction: float) -> float:
+        torch.manual_seed(0)
+        floor = Scenario("floor", "", {"default": {"floor_friction": friction}})
+        learner = DreamLearner(model, replay, "push-box", Physics(), [floor], 20.0, config, seed=0)
+        return learner.dream(0.0)["imagined_return"]
+
+    assert (returned(0.05) == returned(0.6)) == (not told)
 
 
 def test_what_costs_more_is_dreamt_more(model, tmp_path):

@@ -1,9 +1,12 @@
 """The dream phase; whole nights with it are in test_night.py."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
+from dreaming.clock import Budget, Share
 from dreaming.dreamphase import DreamPhase
-from dreaming.run import Progress
+from dreaming.run import BEST, LATEST, Progress
+from dreaming.scenario import Scenario
 
 
 def ended(skipped: int) -> Progress:
@@ -14,7 +17,7 @@ def ended(skipped: int) -> Progress:
     night = SimpleNamespace(
         state=Progress(), dreamer=dreamer, trainer=None, coverable=list, simulated=False, save_policy=lambda name: None
     )
-    phase = DreamPhase(night, SimpleNamespace(left=lambda: 0.0))  # pyright: ignore[reportArgumentType]
+    phase = DreamPhase(night, Budget(0.0, [Share("dream", 1.0)]).phase("dream"))  # pyright: ignore[reportArgumentType]
     phase._begin = lambda: None
     phase.run()
     return night.state
@@ -27,3 +30,24 @@ def test_updates_that_were_not_finite_are_told_in_the_report():
 
 def test_what_was_dreamt_is_counted():
     assert (ended(0).updates, ended(0).imagined_steps) == (30, 900)
+
+
+def test_a_night_may_do_without_trials_and_audits_and_then_keeps_the_last_policy():
+    clock = iter(range(100))
+    dreamer = SimpleNamespace(
+        updates=0, imagined_steps=0, learner=SimpleNamespace(step=SimpleNamespace(skipped=0)),
+        dream=lambda spent: {"imagined_return": 0.0},
+    )  # fmt: skip
+    saved: list[str] = []
+    night = SimpleNamespace(
+        state=Progress(), dreamer=dreamer, trainer=None, simulated=True, save_policy=saved.append,
+        coverable=lambda: [Scenario("slippery", "", {"default": {"floor_friction": 0.1}})],
+        config=SimpleNamespace(select=False, gate=False), workers=lambda n: nullcontext(),
+        tick=lambda *_: None, metrics=lambda *_: None,
+    )  # fmt: skip
+    budget = Budget(10.0, [Share("dream", 1.0)], now=lambda: float(next(clock)))
+    phase = DreamPhase(night, budget.phase("dream"))  # pyright: ignore[reportArgumentType]
+    phase._begin = lambda: None
+    phase.run()
+    assert saved == [LATEST, BEST]
+    assert not night.state.simulator_steps and not night.state.refused and not night.state.selection
