@@ -46,6 +46,11 @@ class Starts:
         tensors = (self.vector, self.recent, self.episode, self.step)
         return Starts(self.world.at(index), self.agent.at(index), *(part[index] for part in tensors))
 
+    def joined(self, others: "Starts") -> "Starts":
+        world, agent = self.world.joined(others.world), self.agent.joined(others.agent)
+        names = ("vector", "recent", "episode", "step")
+        return Starts(world, agent, *(torch.cat([getattr(self, name), getattr(others, name)]) for name in names))
+
 
 class Moment(NamedTuple):
     """What N dreams have come to: all that their next step goes on from."""
@@ -72,6 +77,7 @@ class Rollout:
     reward: Tensor  # (N, H) on arriving
     continuation: Tensor  # (N, H) probability of not having terminated on arriving
     physics: DreamPhysics
+    end: Starts  # where a further dream would go on
 
 
 @torch.no_grad()
@@ -188,6 +194,14 @@ def imagine(
         reward=model.predict_reward(arrived),
         continuation=model.predict_continuation(arrived),
         physics=physics,
+        end=Starts(
+            world=stacked.at(slice(None), -1).detach(),
+            agent=agent.belief.detach(),
+            vector=moments[-1].observation.detach(),
+            recent=moments[-1].recent.detach(),
+            episode=starts.episode,
+            step=starts.step + horizon,
+        ),
     )
 
 

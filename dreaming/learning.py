@@ -12,6 +12,7 @@ from dreaming.actor_critic import ActorCritic, ActorCriticConfig
 from dreaming.agent import Agent, View
 from dreaming.imagination import MAX_LATENCY, DreamPhysics, Starts, draw_starts, imagine
 from dreaming.imitation import good_episodes, imitation_loss
+from dreaming.ongoing import Dreams, going_on
 from dreaming.scenario import Scenario
 from envs.physics import Physics
 from worldmodel.context import PUSH
@@ -31,6 +32,8 @@ class DreamConfig:
     length: int = 16
     logged_share: float = 0.5  # of the dreams stay under the physics that the log had
     demonstrations: float = 1.0  # share of the logs, best first, that is cloned
+    go_on: float = 0.5  # share of the dreams that begin where one of the last ones ended
+    longest: int = 160  # steps that a dream is followed in all, from the logs
     told: bool = True  # the world that is dreamt knows its physics; else it goes by its memory of the log
 
 
@@ -84,6 +87,7 @@ class DreamLearner:
         self.demonstrations = Replay(replay.reader, replay.context, chosen, terminal_share=0.0)
         self.imagined_steps = 0
         self.updates = 0
+        self.ongoing: Dreams | None = None  # what some of the next dreams go on from
         self.cost: dict[str, float] = {}  # reward a step that a scenario was last seen to cost the policy, in dreams
 
     def agent(self, sample: bool = True, seed: int = 0) -> Agent:
@@ -142,9 +146,16 @@ class DreamLearner:
             held = self.cost.get(name, 0.0)
             self.cost[name] = held + rate * (cost - held)
 
-    def _starts(self) -> Starts:
+    def _begun(self) -> Dreams:
+        """Those that go on, and for the rest new ones from the logs."""
+        count = self.config.dreams - (len(self.ongoing) if self.ongoing else 0)
+        starts = self._starts(count)
+        new = Dreams(starts, *self.draw(starts), np.zeros(count, np.int64))
+        return self.ongoing + new if self.ongoing else new
+
+    def _starts(self, count: int) -> Starts:
         c = self.config
-        return draw_starts(self.model, self.replay, c.view, c.dreams, c.batch, c.length, self.rng, c.told)
+        return draw_starts(self.model, self.replay, c.view, count, c.batch, c.length, self.rng, c.told)
 
     def dream(self, progress: float) -> dict[str, float]:
         """One update of actor and critic on fresh dreams; `progress` in [0, 1] lowers the actor's rate to nothing."""
@@ -153,14 +164,14 @@ class DreamLearner:
         if not self.updates:
             learner.begin()
         self._set_rates(a.lr * (1 - min(1.0, progress)), a.critic_lr)
-        starts = self._starts()
-        physics, names = self.draw(starts)
-        prepared = dream_physics(self.model, physics, starts.step.numpy(), c.horizon, self.control_hz)
+        dreams = self._begun()
+        prepared = dream_physics(self.model, dreams.physics, dreams.starts.step.numpy(), c.horizon, self.control_hz)
         prepared.known *= c.told
         critic_only = self.updates < a.critic_first
         with torch.set_grad_enabled(a.gradient == "dynamics" and not critic_only):
-            rollout = imagine(self.model, learner.actor, starts, prepared, c.horizon, noisy=True)
-        self._notice(names, rollout.reward)
+            rollout = imagine(self.model, learner.actor, dreams.starts, prepared, c.horizon, noisy=True)
+        self._notice(dreams.names, rollout.reward)
+        self.ongoing = going_on(dreams, rollout, round(c.go_on * c.dreams), c.longest, self.rng)
         loss, metrics = learner.losses(self.model, rollout, critic_only)
         learner.step(loss)
         learner.follow()
@@ -178,6 +189,7 @@ class DreamLearner:
             "imagined_steps": self.imagined_steps,
             "updates": self.updates,
             "cost": self.cost,
+            "ongoing": self.ongoing.state_dict() if self.ongoing else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -187,3 +199,4 @@ class DreamLearner:
         self.rng.bit_generator.state = state["numpy_random"]
         self.imagined_steps, self.updates = int(state["imagined_steps"]), int(state["updates"])
         self.cost = dict(state["cost"])
+        self.ongoing = Dreams.from_state(state["ongoing"]) if state.get("ongoing") else None

@@ -48,6 +48,12 @@ class Belief(NamedTuple):
         """Other leading dimensions; the last stays."""
         return Belief(*(x.reshape(*shape, x.shape[-1]) for x in self))
 
+    def joined(self, others: "Belief") -> "Belief":
+        return Belief(*(torch.cat(pair) for pair in zip(self, others, strict=True)))
+
+    def detach(self) -> "Belief":
+        return Belief(*(x.detach() for x in self))
+
     @property
     def latent(self) -> State:
         return State(self.deter, self.stoch)

@@ -10,7 +10,7 @@ from agreement import PART, STEP, Agreement, Recording
 
 from dreaming.actor_critic import ActorCritic, ActorCriticConfig, ReturnScale, lambda_return
 from dreaming.agent import Actor, ActorConfig
-from dreaming.imagination import DreamPhysics, Rollout
+from dreaming.imagination import DreamPhysics, Rollout, Starts
 from worldmodel.context import ContextSpec
 from worldmodel.distributions import twohot_mean
 from worldmodel.model import Belief, ModelConfig, Spaces, WorldModel
@@ -77,7 +77,9 @@ def rollout_of(recording: Recording) -> Rollout:
     physics = DreamPhysics(nothing, nothing, torch.ones(n), torch.zeros(n).long(), torch.zeros(n), nothing, None)
     world = Belief(*feat.split([64, FEAT - 64], -1), torch.zeros(n, steps, 0))
     estimate = torch.zeros(n, steps, 0)
-    return Rollout(world, estimate, feat, feat, action[:, :-1], reward[:, 1:], continuation[:, 1:], physics)
+    last = world.at(slice(None), -1)
+    end = Starts(last, last, feat[:, -1], nothing, torch.zeros(n), torch.zeros(n))
+    return Rollout(world, estimate, feat, feat, action[:, :-1], reward[:, 1:], continuation[:, 1:], physics, end)
 
 
 def test_policy_critic_and_lambda_return_agree(recording, model):
