@@ -4,7 +4,7 @@ Two beliefs run side by side. The *world's* knows the dreamt physics and decides
 the imagined observations, as it would on the robot. Letters: N dreams, H steps, D channels, A actions, C factors.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,15 +18,24 @@ MAX_LATENCY = 4
 
 @dataclass
 class DreamPhysics:
-    """What N dreams are dreamt under, as the model takes it; made from Physics by `dreaming.scenario` objects."""
+    """What N dreams are dreamt under, as the model takes it; made from Physics by `dreaming.scenario` objects.
 
-    context: Tensor  # (N, C) scaled
+    Where anything changes on the way, `context` and `strength` have a dimension of H steps after the first.
+    """
+
+    context: Tensor  # (N, C) or (N, H, C) scaled
     known: Tensor  # (N, C)
-    strength: Tensor  # (N,) share
+    strength: Tensor  # (N,) or (N, H) share
     latency: Tensor  # (N,) whole steps, less than MAX_LATENCY: the newest command is one of those kept
     noise: Tensor  # (N,) standard deviation added to what the agent sees, in the log's units
     push: Tensor  # (N, H) scaled value of the context's push during each step
     push_column: int | None
+
+    def at(self, step: int) -> "DreamPhysics":
+        """What holds in that step of the dreams."""
+        if self.context.dim() == 2:
+            return self
+        return replace(self, context=self.context[:, step], strength=self.strength[:, step])
 
 
 @dataclass
@@ -111,7 +120,6 @@ def imagine(
     world, seen = starts.world, starts.vector
     agent = Filter(model, actor.view, starts.agent)
     queue = starts.recent
-    context = physics.context
     worlds, estimates, observations, views, actions = [world], [agent.estimate], [starts.vector], [seen], []
     for t in range(horizon):
         if commands is None:
@@ -121,10 +129,12 @@ def imagine(
             action = commands[:, t]
         command = action.clamp(-1, 1)
         queue = torch.cat([queue[:, 1:], command.unsqueeze(1)], 1)
-        if physics.push_column is not None:
+        now = physics.at(t)
+        context = now.context
+        if now.push_column is not None:
             context = context.clone()
-            context[:, physics.push_column] = physics.push[:, t]
-        world_input = model.action_input(effective_action(queue, physics), context, physics.known)
+            context[:, now.push_column] = now.push[:, t]
+        world_input = model.action_input(effective_action(queue, now), context, now.known)
         world = model.imagine_step(world, world_input, noisy=noisy)
         observation = model.decode(world)
         seen = observation + physics.noise.unsqueeze(-1) * torch.randn_like(observation)
