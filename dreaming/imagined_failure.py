@@ -5,6 +5,8 @@ reached when the time is up, which is what the simulator's `success` says, a dre
 world's *failure* is the greater of two shares: of the dreams that ended, by the model's own continuation; and of the
 return that is missing beside what the same policy gets from the same starts under the logs' own physics. A robot that
 merely stands still, or pushes no box, fails by the second.
+
+Episodes that are short enough are dreamt whole: a goal pays late. Of longer ones a stretch is, from anywhere in them.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ class ImaginedFailure:
 
     Args:
         starts: dreams a world.
+        horizon: steps of a dream.
         dreams: at once.
     """
 
@@ -44,7 +47,7 @@ class ImaginedFailure:
         nominal: Physics,
         control_hz: float,
         starts: int = 24,
-        horizon: int = 32,
+        horizon: int = 80,
         dreams: int = 768,
         seed: int = 0,
     ) -> None:
@@ -52,7 +55,8 @@ class ImaginedFailure:
         self.at_once = max(1, dreams // starts)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.starts = held_out_starts(model, held_out, actor.view, starts, np.random.default_rng(seed))
+            whole = bool(held_out.length[held_out.episodes].max() <= horizon)
+            self.starts = held_out_starts(model, held_out, actor.view, starts, whole, np.random.default_rng(seed))
         episodes = held_out.reader.episodes
         self.logged = [Physics.from_dict(episodes[i]["physics"], nominal) for i in self.starts.episode.tolist()]
         self.imagined_steps = 0
@@ -89,11 +93,12 @@ class ImaginedFailure:
 
 
 def held_out_starts(
-    model: WorldModel, held_out: Replay, view: View, count: int, rng: np.random.Generator
+    model: WorldModel, held_out: Replay, view: View, count: int, first: bool, rng: np.random.Generator
 ) -> Starts:
-    """Random states of held-out episodes, none of them an episode's last."""
+    """States of random held-out episodes: their first, or any but their last."""
     position = rng.integers(0, len(held_out.episodes), count)
-    step = (rng.random(count) * held_out.length[held_out.episodes[position]]).astype(int)
+    lengths = held_out.length[held_out.episodes[position]]
+    step = np.zeros(count, int) if first else (rng.random(count) * lengths).astype(int)
     rows = (held_out.offset[position] + step)[:, None] + np.arange(1 - WINDOW, 1)
     batch = held_out.gather(np.maximum(rows, 0), images=model.spaces.image)
     return starts_from(model, batch, view)[torch.arange(1, count + 1) * WINDOW - 1]

@@ -83,8 +83,17 @@ def test_batches_do_not_change_what_is_found_and_draws_elsewhere_stay_as_they_we
 
 
 def test_starts_are_states_of_held_out_episodes_with_what_came_before(model, held_out):
-    starts = held_out_starts(model, held_out, "blind", 200, np.random.default_rng(0))
+    starts = held_out_starts(model, held_out, "blind", 200, False, np.random.default_rng(0))
     np.testing.assert_allclose(starts.vector[:, 1], 100 * starts.episode + starts.step)
     assert set(starts.episode.tolist()) == {0, 1, 2}
     assert (starts.step.numpy() < held_out.length[starts.episode.numpy()]).all()  # none at an episode's end
     assert starts.step.min() == 0 and starts.step.max() > WINDOW
+    begun = held_out_starts(model, held_out, "blind", 20, True, np.random.default_rng(0))
+    assert begun.step.eq(0).all() and not begun.recent.any()
+    np.testing.assert_allclose(begun.vector[:, 1], 100 * begun.episode)
+
+
+def test_episodes_that_fit_are_dreamt_whole(model, held_out):
+    actor = Actor(ActorConfig(units=16, layers=1), model, "blind")
+    steps = lambda horizon: ImaginedFailure(model, actor, held_out, Physics(), 10.0, 8, horizon).starts.step  # noqa: E731
+    assert steps(40).eq(0).all() and steps(39).gt(0).any()
