@@ -113,8 +113,11 @@ class ActorCritic(nn.Module):
 
     def critic_input(self, rollout: Rollout) -> Tensor:
         physics = rollout.physics
-        pairs = torch.cat([physics.context * physics.known, physics.known], -1).unsqueeze(1)
         feat = rollout.world.feat()
+        known, context = physics.known.unsqueeze(1), physics.context
+        # A state's world is that of the step to come; after the last one it is taken to stay as it is.
+        context = context.unsqueeze(1) if context.dim() == 2 else torch.cat([context, context[:, -1:]], 1)
+        pairs = torch.cat([context * known, known.expand_as(context)], -1)
         return torch.cat([feat, pairs.expand(-1, feat.shape[1], -1)], -1)
 
     def losses(

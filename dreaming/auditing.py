@@ -1,6 +1,7 @@
 """From scenarios to dreams to an audit report; what a night, its mornings and `audit-dreams` share."""
 
 import dataclasses
+import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -93,6 +94,7 @@ def save_dreams(path: Path, dreams: Sequence[Dream]) -> None:
         scenario=np.array([dream.scenario for dream in dreams]),
         physics_names=np.array(factors, dtype=str),
         physics=np.array([[dream.physics.get(name, np.nan) for name in factors] for dream in dreams], np.float64),
+        changes=np.array([json.dumps([dataclasses.asdict(c) for c in dream.changes]) for dream in dreams], dtype=str),
         horizon=np.array([dream.horizon for dream in dreams]),
         action=stack([dream.action for dream in dreams], longest),
         observation=stack([dream.observation for dream in dreams], longest + 1),

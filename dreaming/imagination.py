@@ -4,7 +4,7 @@ Two beliefs run side by side. The *world's* knows the dreamt physics and decides
 the imagined observations, as it would on the robot. Letters: N dreams, H steps, D channels, A actions, C factors.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -20,15 +20,24 @@ MAX_LATENCY = 4
 
 @dataclass
 class DreamPhysics:
-    """What N dreams are dreamt under, as the model takes it; made from Physics by `dreaming.scenario` objects."""
+    """What N dreams are dreamt under, as the model takes it; made from Physics by `dreaming.scenario` objects.
 
-    context: Tensor  # (N, C) scaled
+    Where anything changes on the way, `context` and `strength` have a dimension of H steps after the first.
+    """
+
+    context: Tensor  # (N, C) or (N, H, C) scaled
     known: Tensor  # (N, C)
-    strength: Tensor  # (N,) share
+    strength: Tensor  # (N,) or (N, H) share
     latency: Tensor  # (N,) whole steps, less than MAX_LATENCY: the newest command is one of those kept
     noise: Tensor  # (N,) standard deviation added to what the agent sees, in the log's units
     push: Tensor  # (N, H) scaled value of the context's push during each step
     push_column: int | None
+
+    def at(self, step: int) -> "DreamPhysics":
+        """What holds in that step of the dreams."""
+        if self.context.dim() == 2:
+            return self
+        return replace(self, context=self.context[:, step], strength=self.strength[:, step])
 
 
 @dataclass
@@ -179,7 +188,7 @@ def imagine(
         else:
             action = commands[:, t]
         command = action.clamp(-1, 1)
-        moments.append(dream_step(model, moments[-1], command, physics, physics.push[:, t], noisy))
+        moments.append(dream_step(model, moments[-1], command, physics.at(t), physics.push[:, t], noisy))
         agent.step(moments[-1].seen, None, command)
         estimates.append(agent.estimate)
         actions.append(action)

@@ -40,7 +40,7 @@ class DreamConfig:
 def dream_physics(
     model: WorldModel, physics: Sequence[Physics], first_step: np.ndarray, horizon: int, control_hz: float
 ) -> DreamPhysics:
-    """Physics objects as the model takes them; pushes fall where the simulator's clock would have them."""
+    """Physics objects as the model takes them; pushes and changes come when the simulator's clock would have them."""
     late = max((int(p.latency_steps) for p in physics), default=0)
     if late >= MAX_LATENCY:
         raise UserError(f"a latency of {late} steps cannot be dreamt; give at most {MAX_LATENCY - 1}")
@@ -49,14 +49,22 @@ def dream_physics(
     column = model.context.names.index(PUSH) if PUSH in model.context.names else None
     if column is not None:
         for i, (p, step) in enumerate(zip(physics, first_step, strict=True)):
-            if p.push_m_s:
+            if p.push_m_s or p.changes:
                 pushes[i] = [p.push_at(int(step) + t, control_hz) for t in range(horizon)]
         pushes /= model.context.scale[column]
     as_tensor = lambda values: torch.as_tensor(np.asarray(values, np.float32))  # noqa: E731
+    context = as_tensor([v for v, _ in pairs]).reshape(len(physics), len(model.context))
+    strength = as_tensor([p.motor_strength for p in physics])
+    if any(p.changes for p in physics):
+        context, strength = context.unsqueeze(1).repeat(1, horizon, 1), strength.unsqueeze(1).repeat(1, horizon)
+        for i, (p, step) in enumerate(zip(physics, first_step, strict=True)):
+            for steps, world in p.stretches(int(step), horizon, control_hz) if p.changes else ():
+                context[i, steps] = as_tensor(model.context.encode(world.to_dict())[0])
+                strength[i, steps] = world.motor_strength
     return DreamPhysics(
-        context=as_tensor([v for v, _ in pairs]).reshape(len(physics), len(model.context)),
+        context=context,
         known=as_tensor([k for _, k in pairs]).reshape(len(physics), len(model.context)),
-        strength=as_tensor([p.motor_strength for p in physics]),
+        strength=strength,
         latency=torch.as_tensor([int(p.latency_steps) for p in physics]),
         noise=as_tensor([p.sensor_noise for p in physics]),
         push=torch.as_tensor(pushes),
@@ -125,7 +133,8 @@ class DreamLearner:
                 names.append("logged")
             else:
                 scenario = self.scenarios[int(self.rng.choice(len(self.scenarios), p=shares))]
-                physics.append(scenario.sample(self.task, self.rng, logged))
+                start_s = float(starts.step[i]) / self.control_hz
+                physics.append(scenario.sample(self.task, self.rng, logged, start_s))
                 names.append(scenario.name)
         return physics, names
 

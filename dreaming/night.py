@@ -168,7 +168,7 @@ class Night:
             missing = [f for f in scenario.factors(self.config.task) if not context.covers(f)]
             if missing:
                 self.state.refused[scenario.name] = f"the logs never vary {', '.join(missing)}: record some that do"
-            elif scenario.physics_for(self.config.task):
+            elif scenario.factors(self.config.task):
                 chosen.append(scenario)
         return chosen
 

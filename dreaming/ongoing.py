@@ -7,14 +7,14 @@ what to do there: where it stops, and how it sets off again.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from dreaming.imagination import Rollout, Starts
-from envs.physics import Physics
+from envs.physics import Change, Physics
 from worldmodel.model import Belief
 
 OF_STARTS = ("vector", "recent", "episode", "step")
@@ -40,15 +40,18 @@ class Dreams:
     def state_dict(self) -> dict[str, Any]:
         tensors = {"world": tuple(self.starts.world), "agent": tuple(self.starts.agent)}
         tensors |= {name: getattr(self.starts, name) for name in OF_STARTS}
-        return {"starts": tensors, "physics": [p.to_dict() for p in self.physics], "names": self.names,
-                "age": self.age.tolist()}  # fmt: skip
+        worlds = [(physics.to_dict(), [asdict(change) for change in physics.changes]) for physics in self.physics]
+        return {"starts": tensors, "physics": worlds, "names": self.names, "age": self.age.tolist()}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Dreams:
         tensors = state["starts"]
         world, agent = Belief(*tensors["world"]), Belief(*tensors["agent"])
         starts = Starts(world, agent, *(tensors[name] for name in OF_STARTS))
-        physics = [Physics.from_dict(values, Physics()) for values in state["physics"]]
+        physics = [
+            Physics.from_dict(factors).changing([Change(**change) for change in changes])
+            for factors, changes in state["physics"]
+        ]
         return cls(starts, physics, list(state["names"]), np.array(state["age"], np.int64))
 
     def __add__(self, others: Dreams) -> Dreams:

@@ -47,7 +47,7 @@ def rehearse(
             starts = starts_from(model, held_out.gather(rows[None]), view)[-1:]
             episode = int(held_out.episodes[position])
             logged = Physics.from_dict(held_out.reader.episodes[episode]["physics"], nominal)
-            physics = scenario.sample(task, rng, logged)
+            physics = scenario.sample(task, rng, logged, None if from_start else step / control_hz)
             prepared = dream_physics(model, [physics], np.array([step]), horizon, control_hz)
             rollout = imagine(model, actor, starts, prepared, horizon)
             dreams.append(
@@ -61,6 +61,7 @@ def rehearse(
                     reward=rollout.reward[0].numpy(),
                     continuation=rollout.continuation[0].numpy(),
                     uncertainty=None,
+                    changes=physics.changes,
                 )
             )
     return dreams

@@ -10,22 +10,39 @@ A file holds either one scenario,
       push-box: [{floor_friction: 0.05, label: black ice}, {floor_friction: 0.12}]
 
 (where all tasks share them, the factors stand directly below `physics`), or several: `scenarios: [slippery, payload]`.
+
+A scenario may also change the world on the way, by a list for every task, or lists by task:
+
+    events:
+      push-box:
+        - {at_s: 1.5, for_s: 1.0, floor_friction: [0.02, 0.1]}  # an ice patch; without for_s it lasts to the end
+        - {at_s: [1.0, 2.0], push_m_s: 0.4}                     # a push, once
+
+Times, like values, are numbers or bounds to draw from, and count from the episode's start. A dream from the midst of an
+episode begins at a random moment of the scenario.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from configs import UserError, load_yaml, packaged, packaged_names, suggest
+from dreaming.bounds import check_known, part, read_number, read_ranges
+from dreaming.event import Event, read_event, told
 from envs import registry
-from envs.physics import FACTORS, Physics, PhysicsRange, check_range, sample
+from envs.physics import FACTORS, Change, Physics, PhysicsRange, check_changeable, check_range, sample
 
 KIND = "scenarios"
 DEFAULT = "default"
-_KEYS = ("description", "physics", "levels", "scenarios")
+_KEYS = ("description", "physics", "levels", "events", "scenarios")
+_ENTRIES = {
+    "levels": ("worlds", "[{floor_friction: 0.1}]"),
+    "events": ("changes", "[{at_s: 1.5, for_s: 1.0, floor_friction: 0.1}]"),
+}
 
 
 @dataclass(frozen=True)
@@ -44,32 +61,58 @@ class Scenario:
     description: str
     physics: dict[str, PhysicsRange]
     fixed: dict[str, list[Level]] = field(default_factory=dict)
+    events: dict[str, list[Event]] = field(default_factory=dict)
 
     def physics_for(self, task: str) -> PhysicsRange:
         """What the scenario draws for this task; empty where it changes nothing or has nothing to say."""
         return self.physics.get(task, self.physics.get(DEFAULT, {}))
 
+    def events_for(self, task: str) -> list[Event]:
+        return self.events.get(task, self.events.get(DEFAULT, []))
+
     def factors(self, task: str) -> list[str]:
-        return list(self.physics_for(task))
+        """All that it sets, at once or on the way."""
+        return list(self.physics_for(task) | {name: 0.0 for e in self.events_for(task) for name in e.factors})
 
     def speaks_for(self, task: str) -> bool:
-        return task in self.physics or DEFAULT in self.physics
+        return any(task in entries or DEFAULT in entries for entries in (self.physics, self.events))
 
-    def sample(self, task: str, rng: np.random.Generator, nominal: Physics) -> Physics:
-        """Draws a world; factors that the scenario does not name stay as in `nominal` (the task's, or a log's own)."""
-        return sample(self.physics_for(task), nominal, rng)
+    def sample(self, task: str, rng: np.random.Generator, nominal: Physics, start_s: float | None = None) -> Physics:
+        """Draws a world; factors that the scenario does not name stay as in `nominal` (the task's, or a log's own).
+
+        Args:
+            start_s: when, in its episode, a dream begins. The scenario's clock is then at a random moment up to the end
+                of its last event: few dreams would be long enough to meet one that is due a second from now.
+        """
+        physics, events = sample(self.physics_for(task), nominal, rng), self.events_for(task)
+        if not events:
+            return physics
+        pick = lambda b: float(rng.uniform(*b)) if isinstance(b, tuple) else float(b)  # noqa: E731
+        shift_s = 0.0 if start_s is None else start_s - rng.uniform(0.0, max(event.end_s for event in events))
+        return physics.changing([event.draw(pick, shift_s) for event in events])
 
     def levels(self, task: str, nominal: Physics | None = None) -> list[tuple[str, Physics]]:
         """(label, world) of an evaluation.
 
         Factors that the scenario holds constant hold in every level too. Without levels of its own, a scenario is tried
-        at the lower end, the middle and the upper end of its bounds.
+        at the lower end, the middle and the upper end of its bounds, those of its events too. In levels of its own,
+        events are in the middle of their bounds.
         """
         base = registry.nominal(task) if nominal is None else nominal
-        ranges = self.physics_for(task)
-        levels = self.fixed.get(task, self.fixed.get(DEFAULT)) or _spread(ranges)
-        constant = {name: value for name, value in ranges.items() if not isinstance(value, tuple)}
-        return [(level.label, Physics.from_dict(constant | level.factors, base)) for level in levels]
+        ranges, events = self.physics_for(task), self.events_for(task)
+        if named := self.fixed.get(task, self.fixed.get(DEFAULT)):
+            constant = {name: value for name, value in ranges.items() if not isinstance(value, tuple)}
+            changes = [event.draw(lambda bounds: part(bounds, 0.5)) for event in events]
+            worlds = [(level.label, Physics.from_dict(constant | level.factors, base)) for level in named]
+            return [(label, world.changing(changes)) for label, world in worlds]
+        spread: dict[str, Physics] = {}
+        for share in (0.0, 0.5, 1.0):
+            pick = partial(part, share=share)
+            factors = {name: pick(bounds) for name, bounds in ranges.items()}
+            factors |= {name: float(round(value)) for name, value in factors.items() if FACTORS[name].whole}
+            changes = [event.draw(pick) for event in events]
+            spread[_label(factors, changes)] = Physics.from_dict(factors, base).changing(changes)
+        return list(spread.items())
 
 
 def load_scenarios(name: str | Path, task: str) -> list[Scenario]:
@@ -84,8 +127,8 @@ def load_scenarios(name: str | Path, task: str) -> list[Scenario]:
         UserError: unknown scenario, factor or key; a value that the factor cannot take; nothing for this task.
     """
     found: dict[str, Scenario] = {}
-    for part in str(name).split(","):
-        where, content = _read(part.strip())
+    for item in str(name).split(","):
+        where, content = _read(item.strip())
         if "scenarios" in content:
             members = [_member(where, item) for item in _group(where, content)]
             chosen = [scenario for scenario in members if scenario.speaks_for(task)]
@@ -104,8 +147,11 @@ def within(physics: Physics, ranges: Mapping[str, Sequence[float]], nominal: Phy
     """Whether logs that hold these ranges, {factor: (lowest, highest)}, hold such a world.
 
     A factor that the logs do not state is taken to have been nominal. Light is left out, and so is the clock of pushes
-    where nothing pushes.
+    where nothing pushes. What changes on the way must be held as well.
     """
+    if physics.changes:
+        worlds = [physics.changing(()), *(physics.changing(()).replace(**change.factors) for change in physics.changes)]
+        return all(within(world, ranges, nominal) for world in worlds)
     for name, value in physics.to_dict().items():
         if name.startswith("light_") or (name.startswith("push_") and physics.push_m_s == 0.0 and name != "push_m_s"):
             continue
@@ -152,21 +198,29 @@ def _member(group: str, item: str) -> Scenario:
 
 
 def _scenario(where: str, content: Mapping[str, Any]) -> Scenario:
-    if "physics" not in content:
+    if "physics" not in content and "events" not in content:
         raise UserError(f"{where}: physics is missing; name the factors and their bounds")
-    physics = {task: _ranges(where, ranges) for task, ranges in _by_task(where, content["physics"]).items()}
+    physics = {}
+    if "physics" in content:
+        physics = {task: read_ranges(where, ranges) for task, ranges in _by_task(where, content["physics"]).items()}
     levels = content.get("levels") or {}
-    if isinstance(levels, list):
-        levels = {DEFAULT: levels}
-    if not isinstance(levels, Mapping):
-        raise UserError(f"{where}: levels must be a list of worlds, or a mapping from tasks to such lists")
-    fixed: dict[str, list[Level]] = {}
-    for task, entries in levels.items():
-        if not isinstance(entries, list):
-            raise UserError(f"{where}: levels of {task} must be a list of worlds, as [{{floor_friction: 0.1}}]")
-        fixed[str(task)] = [_level(where, entry) for entry in entries]
+    fixed = {task: [_level(where, e) for e in entries] for task, entries in _lists(where, "levels", levels).items()}
+    found = _lists(where, "events", content.get("events") or {})
+    events = {task: [read_event(where, entry) for entry in entries] for task, entries in found.items()}
     name = Path(where).stem if where.endswith((".yaml", ".yml")) else where
-    return Scenario(name, str(content.get("description", "")), physics, fixed)
+    return Scenario(name, str(content.get("description", "")), physics, fixed, events)
+
+
+def _lists(where: str, key: str, entries: Any) -> dict[str, list[Any]]:
+    """Levels or events by task."""
+    lists = {DEFAULT: entries} if isinstance(entries, list) else entries
+    one, example = _ENTRIES[key]
+    if not isinstance(lists, Mapping):
+        raise UserError(f"{where}: {key} must be a list of {one}, or a mapping from tasks to such lists")
+    for task, items in lists.items():
+        if not isinstance(items, list):
+            raise UserError(f"{where}: {key} of {task} must be a list of {one}, as {example}")
+    return {str(task): items for task, items in lists.items()}
 
 
 def _by_task(where: str, physics: Any) -> dict[str, Any]:
@@ -184,63 +238,36 @@ def _by_task(where: str, physics: Any) -> dict[str, Any]:
     return {str(task): ranges or {} for task, ranges in physics.items()}
 
 
-def _ranges(where: str, entries: Mapping[str, Any]) -> PhysicsRange:
-    ranges: PhysicsRange = {}
-    for name, bounds in entries.items():
-        _known(where, name)
-        if isinstance(bounds, (list, tuple)):
-            if len(bounds) != 2:
-                raise UserError(f"{where}: {name} needs a lower and an upper bound, not {len(bounds)} values")
-            ranges[name] = (_number(where, name, bounds[0]), _number(where, name, bounds[1]))
-        else:
-            ranges[name] = _number(where, name, bounds)
-    return ranges
-
-
 def _level(where: str, entry: Any) -> Level:
     if not isinstance(entry, Mapping):
         raise UserError(f"{where}: a level is a mapping from factors to values, not {entry!r}")
     for name in entry:
         if name != "label":
-            _known(where, name)
-    factors = {name: _number(where, name, value) for name, value in entry.items() if name != "label"}
+            check_known(where, name)
+    factors = {name: read_number(where, name, value) for name, value in entry.items() if name != "label"}
     return Level(str(entry.get("label", _label(factors))), factors)
 
 
-def _known(where: str, name: Any) -> None:
-    if name not in FACTORS:
-        raise UserError(f"{where}: factor {suggest(name, FACTORS)}")
-
-
-def _number(where: str, name: str, value: Any) -> float:
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        return float(value)  # PyYAML reads 3e-4 as text
-    except (TypeError, ValueError):
-        raise UserError(f"{where}: {name} must be a number or [low, high], not {value!r}") from None
-
-
-def _label(factors: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:g}" for name, value in factors.items()) or "nominal"
-
-
-def _spread(ranges: PhysicsRange) -> list[Level]:
-    worlds: dict[str, Level] = {}
-    for share in (0.0, 0.5, 1.0):
-        factors: dict[str, float] = {}
-        for name, bounds in ranges.items():
-            low, high = bounds if isinstance(bounds, tuple) else (bounds, bounds)
-            value = low + share * (high - low)
-            factors[name] = float(round(value)) if FACTORS[name].whole else value
-        worlds[_label(factors)] = Level(_label(factors), factors)
-    return list(worlds.values())
+def _label(factors: Mapping[str, float], changes: Sequence[Change] = ()) -> str:
+    parts = [f"{name} {value:g}" for name, value in factors.items()] + [told(change) for change in changes]
+    return ", ".join(parts) or "nominal"
 
 
 def _check_for(scenario: Scenario, task: str) -> None:
     """Bounds and levels must be such as the factors take: better now than in the middle of a night."""
     try:
         check_range(scenario.physics_for(task), Physics())
+        for event in scenario.events_for(task):
+            check_changeable(task, event.factors, _fixed(task))
+            check_range(event.factors, Physics())
         scenario.levels(task, Physics())
     except UserError as error:
         raise UserError(f"scenario {scenario.name}: {error}") from None
+
+
+def _fixed(task: str) -> Collection[str]:
+    """What the task's simulator cannot change under a running episode; nothing where there is none."""
+    try:
+        return registry.task_class(task).reset_only
+    except UserError:
+        return ()

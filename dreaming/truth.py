@@ -1,13 +1,13 @@
 """What truly happens from where a dream began: in the simulator, or in the log itself."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from envs import registry
-from envs.physics import Physics
+from envs.physics import Change, Physics
 from envs.workers import Workers
 from worldmodel.episode import Episode
 
@@ -47,6 +47,7 @@ class Dream:
     reward: np.ndarray  # (H,) on arriving
     continuation: np.ndarray  # (H,) in [0, 1], of going on after arriving
     uncertainty: np.ndarray | None = None  # (H,)
+    changes: tuple[Change, ...] = ()  # of the physics on the way, by the episode's clock
 
     @property
     def horizon(self) -> int:
@@ -110,7 +111,7 @@ def _simulate_chunk(
     kick: np.ndarray | None,
 ) -> list[Truth]:
     logged = {i: episodes.episode(dreams[i].episode) for i in {i for i, _ in jobs}}
-    physics = {i: _physics(dreams[i].physics, logged[i], workers.task) for i in logged}
+    physics = {i: _physics(dreams[i], logged[i], workers.task) for i in logged}
     slots = list(range(len(jobs)))
     start = workers.start_at(
         slots, [logged[i] for i, _ in jobs], [dreams[i].step for i, _ in jobs], [physics[i] for i, _ in jobs]
@@ -139,9 +140,9 @@ def _simulate_chunk(
     return truths
 
 
-def _physics(dreamt: Mapping[str, float], episode: Episode, task: str) -> Physics:
+def _physics(dream: Dream, episode: Episode, task: str) -> Physics:
     logged = Physics.from_dict(episode.physics, registry.nominal(task))
-    return Physics.from_dict(dreamt, logged).replace(sensor_noise=0.0)
+    return Physics.from_dict(dream.physics, logged).replace(sensor_noise=0.0).changing(dream.changes)
 
 
 def _blank(dream: Dream) -> Truth:

@@ -18,7 +18,7 @@ from gymnasium import spaces
 from configs import UserError
 from envs.bullet_engine import pybullet, quiet
 from envs.camera import View, take_picture
-from envs.physics import Physics
+from envs.physics import Physics, check_changeable
 
 if TYPE_CHECKING:
     from worldmodel.episode import Episode
@@ -43,6 +43,7 @@ class BulletEnv(gymnasium.Env[Any, np.ndarray]):
     `motor_strength` times the command given `latency_steps` earlier (nothing before the first arrives).
     Seeds decide everything: start state and sensor noise. `reset(options={"physics": ...})` takes a Physics,
     or a dict of the factors that differ from the task's nominal ones; without it the physics given at the start holds.
+    Its changes come in the control steps that they are due in; `physics` is always the world as it is now.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}
@@ -70,7 +71,7 @@ class BulletEnv(gymnasium.Env[Any, np.ndarray]):
         with quiet():
             self.client: int = pybullet.connect(pybullet.DIRECT)
         self._disconnect = weakref.finalize(self, pybullet.disconnect, self.client)
-        self._own_physics = self.physics = self._checked(physics or self.nominal)
+        self._own_physics = self._given = self.physics = self._checked(physics or self.nominal)
         self.steps = 0
         self._over = True
         self._artist: Self | None = None
@@ -129,7 +130,8 @@ class BulletEnv(gymnasium.Env[Any, np.ndarray]):
         physics = (options or {}).get("physics", self._own_physics)
         if isinstance(physics, Mapping):
             physics = Physics.from_dict(physics, self.nominal)
-        self.physics = self._checked(physics)
+        self._given = self._checked(physics)
+        self.physics = self._given.at(0, self.control_hz)
         # Two streams: the start state does not depend on how much noise was drawn.
         start_rng, self._noise_rng = (np.random.default_rng([seed, stream]) for stream in (0, 1))
         self.steps = 0
@@ -154,10 +156,12 @@ class BulletEnv(gymnasium.Env[Any, np.ndarray]):
         if self._over:
             raise UserError(f"{self.task_name}: the episode is over or was not begun; call reset first")
         self._commands.append(self._command(action))
+        if self._given.changes and (now := self._given.at(self.steps, self.control_hz)) != self.physics:
+            self._enter(now)
         late = self.steps - int(self.physics.latency_steps)
         command = self._commands[late] if late >= 0 else np.zeros(len(self.action_names), np.float32)
         applied = command * np.float32(self.physics.motor_strength)
-        push = self.physics.push_at(self.steps, self.control_hz)
+        push = self._given.push_at(self.steps, self.control_hz)
         if push:
             self._push(push)
         self._apply(applied)
@@ -188,14 +192,16 @@ class BulletEnv(gymnasium.Env[Any, np.ndarray]):
     # -- beyond Gymnasium ----------------------------------------------------------------------
 
     def set_physics(self, physics: Physics | Mapping[str, float]) -> None:
-        """Switches the world under a running episode; a dict names the factors to change."""
-        physics = Physics.from_dict(physics, self.physics) if isinstance(physics, Mapping) else physics
+        """Switches the world under a running episode; a dict names the factors to change.
+
+        Changes on the way go by the episode's clock, whenever they are given.
+        """
+        physics = Physics.from_dict(physics, self._given) if isinstance(physics, Mapping) else physics
         for name in sorted(self.reset_only):
             if getattr(physics, name) != getattr(self.physics, name):
                 raise UserError(f"{self.task_name}: {name} is fixed while an episode runs; give it to reset")
-        self.physics = self._checked(physics)
-        self._set_gravity()
-        self._apply_physics()
+        self._given = self._checked(physics)
+        self._enter(self._given.at(self.steps, self.control_hz))
 
     def perturb(self, rng: np.random.Generator, scale: np.ndarray) -> None:
         """Kicks the true state: every observation channel by about a normal draw times `scale` (D,), in its unit.
@@ -246,12 +252,19 @@ class BulletEnv(gymnasium.Env[Any, np.ndarray]):
             self._artist.reset(seed=0, options={"physics": self.physics})
         return self._artist
 
+    def _enter(self, physics: Physics) -> None:
+        self.physics = physics
+        self._set_gravity()
+        self._apply_physics()
+
     def _checked(self, physics: Physics) -> Physics:
         if not isinstance(physics, Physics):
             raise UserError(f"{self.task_name}: physics must be a Physics or a dict of factors, not {physics!r}")
+        changing = {name for change in physics.changes for name in change.factors}
         for name in sorted(self.unused):
-            if getattr(physics, name) != getattr(self.nominal, name):
+            if name in changing or getattr(physics, name) != getattr(self.nominal, name):
                 raise UserError(f"{self.task_name}: {name} has no meaning in this task; leave it out")
+        check_changeable(self.task_name, sorted(changing), self.reset_only)
         return physics
 
     def _set_gravity(self) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -14,10 +15,47 @@ from configs import UserError, suggest
 # What a factor may be: one value, or bounds to draw from uniformly.
 PhysicsRange = dict[str, float | tuple[float, float]]
 
+# Factors that may change while an episode runs, in a dream as in Bullet. Other shapes need another world, and a command
+# under way when the latency changes would arrive twice or never.
+CHANGEABLE = (
+    "floor_friction", "restitution", "slope_deg", "gravity_m_s2", "payload_kg", "payload_x_m", "motor_strength",
+    "push_m_s", "box_mass_kg",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Change:
+    """Other values of some factors, from `at_s` on and for `for_s` seconds of the episode's clock.
+
+    `push_m_s` is one push here, in the control step at `at_s`. Of changes that overlap, the later in the list counts.
+    """
+
+    at_s: float
+    factors: Mapping[str, float]
+    for_s: float | None = None  # None: to the end
+
+    def __post_init__(self) -> None:
+        if not self.factors:
+            raise UserError("physics: a change changes nothing; name a factor")
+        check_changeable("physics", self.factors)
+        Physics.from_dict(self.factors)  # checks the values
+        if not math.isfinite(self.at_s):
+            raise UserError(f"physics: a change at {self.at_s:g} s never comes")
+        if self.for_s is not None and not 0.0 < self.for_s < math.inf:
+            raise UserError(f"physics: a change for {self.for_s:g} s; give more than 0, or leave for_s out")
+
+    def steps(self, control_hz: float) -> tuple[int, float]:
+        """The first control step that it holds in, and the first after it."""
+        first = round(self.at_s * control_hz)
+        return first, math.inf if self.for_s is None else first + max(1, round(self.for_s * control_hz))
+
 
 @dataclass(frozen=True)
 class Physics:
-    """One world. Units are in the names; FACTORS says what each means and what Bullet allows."""
+    """One world. Units are in the names; FACTORS says what each means and what Bullet allows.
+
+    `changes` are disturbances in time: simulator and dreams both ask `at` what holds in a control step.
+    """
 
     floor_friction: float = 0.3
     restitution: float = 0.0
@@ -41,6 +79,7 @@ class Physics:
     box_length_m: float = 0.1
     box_width_m: float = 0.1
     box_notch: float = 0.0
+    changes: tuple[Change, ...] = ()
 
     def __post_init__(self) -> None:
         for name, factor in FACTORS.items():
@@ -70,14 +109,41 @@ class Physics:
     def replace(self, **factors: float) -> Physics:
         return dataclasses.replace(self, **factors)
 
+    def changing(self, changes: Sequence[Change]) -> Physics:
+        """The same world with these changes on the way, in place of any others."""
+        return dataclasses.replace(self, changes=tuple(changes))
+
+    def at(self, step: int, control_hz: float) -> Physics:
+        """The world of a control step: without changes, as those that hold are in its factors. Pushes stay out."""
+        if not self.changes:
+            return self
+        values: dict[str, float] = {}
+        for change in self.changes:
+            first, after = change.steps(control_hz)
+            if first <= step < after:
+                values |= change.factors
+        values.pop("push_m_s", None)
+        return dataclasses.replace(self, **values, changes=())
+
+    def stretches(self, first: int, count: int, control_hz: float) -> list[tuple[slice, Physics]]:
+        """`count` control steps from `first` on, cut where the world changes; slices count from `first`."""
+        cuts = {0, count}
+        for change in self.changes:
+            cuts |= {int(min(max(step - first, 0), count)) for step in change.steps(control_hz)}
+        return [(slice(a, b), self.at(first + a, control_hz)) for a, b in pairwise(sorted(cuts))]
+
     def push_at(self, step: int, control_hz: float) -> float:
         """The speed along +x, in m/s, that the push of control step `step` gives; 0 where none is due."""
+        once = 0.0
+        for change in self.changes:
+            if "push_m_s" in change.factors and change.steps(control_hz)[0] == step:
+                once += change.factors["push_m_s"]
         if self.push_m_s == 0.0:
-            return 0.0
+            return once
         since = step - round(self.push_start_s * control_hz)
         every = max(1, round(self.push_every_s * control_hz))
         due = since == 0 or (self.push_every_s > 0.0 and since > 0 and since % every == 0)
-        return self.push_m_s if due else 0.0
+        return self.push_m_s + once if due else once
 
 
 @dataclass(frozen=True)
@@ -115,6 +181,14 @@ FACTORS: dict[str, Factor] = {
     "box_width_m": Factor("m", 0.04, 0.2, "size of the box along its own y"),
     "box_notch": Factor("", 0.0, 0.6, "share of each side cut out of one corner, which leaves an L"),
 }
+
+
+def check_changeable(where: str, factors: Iterable[str], fixed: Collection[str] = ()) -> None:
+    """Raises UserError for factors that cannot change under a running episode, in any task or (`fixed`) in this one."""
+    for name in factors:
+        if name not in CHANGEABLE or name in fixed:
+            able = ", ".join(factor for factor in CHANGEABLE if factor not in fixed)
+            raise UserError(f"{where}: {name} cannot change while an episode runs; what can is {able}")
 
 
 def check_range(ranges: PhysicsRange, nominal: Physics) -> None:

@@ -9,7 +9,7 @@ from dreaming.actor_critic import ActorCriticConfig
 from dreaming.imagination import imagine
 from dreaming.learning import DreamConfig, DreamLearner, dream_physics
 from dreaming.ongoing import Dreams, going_on
-from dreaming.scenario import Scenario
+from dreaming.scenario import load_scenarios
 from envs.physics import Physics
 from worldmodel.model import Spaces, WorldModel
 
@@ -26,7 +26,7 @@ def learner(tmp_path) -> DreamLearner:
         model.transition.head.out.weight.normal_(0, 0.1)
         model.continuation.out.bias.fill_(9.0)  # nobody falls
     settings = DreamConfig(ActorCriticConfig(SMALL.actor, 16, 1), horizon=4, dreams=16, batch=2, length=8, longest=12)
-    floor = Scenario("floor", "", {"default": {"floor_friction": 0.1}})
+    floor = load_scenarios("ice-patch", "push-box")[0]
     return DreamLearner(model, replay, "push-box", Physics(), [floor], HZ, settings)
 
 

@@ -20,7 +20,7 @@ def varied(physics: Physics, base: Physics) -> dict[str, float]:
 
 
 def test_packaged_scenarios_are_those_of_the_command_line():
-    assert packaged_names("scenarios") == sorted([*WHAT_IFS, "nominal", "edge-cases"])
+    assert packaged_names("scenarios") == sorted([*WHAT_IFS, "nominal", "edge-cases", "ice-patch"])
 
 
 @pytest.mark.parametrize("task", TASKS)
