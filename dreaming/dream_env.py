@@ -73,7 +73,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             raise UserError("dreams: autoreset_mode NEXT_STEP is not offered; give SAME_STEP or DISABLED")
         for scenario in scenarios:
             if missing := [f for f in scenario.factors(task) if not model.context.covers(f)]:
-                raise UserError(f"scenario {scenario.name}: the logs never vary {', '.join(missing)}")
+                raise UserError(f"scenario {scenario.name}: the logs never vary {', '.join(missing)}; leave it out")
         self.model, self.replay, self.task = model.eval().requires_grad_(False), replay, task
         self.num_envs, self.horizon, self.noisy = num_envs, horizon, noisy
         self.scenarios, self.nominal = list(scenarios), nominal or Physics()

@@ -15,7 +15,7 @@ try:
     from stable_baselines3.common.base_class import BaseAlgorithm
     from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices
 except ModuleNotFoundError as error:
-    if error.name != "stable_baselines3":
+    if not str(error.name).startswith("stable_baselines3"):
         raise
     raise UserError("stable-baselines3 is not installed; `pip install 'digital-dreaming[agents]'` brings it") from None
 
