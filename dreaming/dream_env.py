@@ -195,7 +195,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def _take(self, count: int) -> Starts:
         """Starts out of the pool, which is filled again for many dreams at a time: filtering is dear."""
         if self._pool is None or len(self._pool.episode) < count:
-            pool = max(count, min(self.num_envs, 4096), 256)
+            pool = max(self.num_envs, 256)
             segments = -(-pool // (SEGMENT // 2))
             rng = self.np_random
             self._pool = draw_starts(self.model, self.replay, "blind", pool, segments, SEGMENT, rng)
