@@ -85,7 +85,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._random: Tensor | None = None  # state of the stream of its own
-        self._pool: Starts | None = None  # starts that wait for their turn, newest filtered
+        self._pool: Starts | None = None  # starts that wait for their turn
         self._moment: Moment | None = None
         self._over = np.ones(num_envs, bool)
         self._age = np.zeros(num_envs, np.int64)
@@ -139,7 +139,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if self._moment is None and not mask.all():
             raise UserError("the first reset begins all dreams; leave reset_mask out")
         self._begin(np.flatnonzero(mask))
-        return self._observation(), self._infos(mask)
+        return self._observation(), _masked(self._about, mask)
 
     def step(
         self, actions: np.ndarray
@@ -164,13 +164,13 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._over = over.copy()
         everyone = np.ones(self.num_envs, bool)
         if self.autoreset_mode == AutoresetMode.DISABLED or not over.any():
-            return self._observation(), reward, terminated, truncated, self._infos(everyone)
+            return self._observation(), reward, terminated, truncated, _masked(self._about, everyone)
         final = np.full(self.num_envs, None, object)
         for row in np.flatnonzero(over):
             final[row] = moment.seen[row].numpy().copy()
-        last = {"final_obs": final, "_final_obs": over, "final_info": self._infos(over), "_final_info": over}
+        last = {"final_obs": final, "_final_obs": over, "final_info": _masked(self._about, over), "_final_info": over}
         self._begin(np.flatnonzero(over))
-        return self._observation(), reward, terminated, truncated, self._infos(everyone) | last
+        return self._observation(), reward, terminated, truncated, _masked(self._about, everyone) | last
 
     # -- dreams --------------------------------------------------------------------------------------------------------
 
@@ -233,9 +233,6 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def _observation(self) -> np.ndarray:
         assert self._moment is not None
         return self._moment.seen.numpy().copy()
-
-    def _infos(self, mask: np.ndarray) -> dict[str, Any]:
-        return _masked(self._about, mask)
 
 
 class DreamEnv(gymnasium.Env[np.ndarray, np.ndarray]):

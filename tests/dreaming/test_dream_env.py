@@ -14,7 +14,9 @@ from dreaming.dream_env import DreamEnv, DreamVectorEnv
 from dreaming.imagination import Starts, imagine
 from dreaming.learning import dream_physics
 from dreaming.scenario import Scenario
+from dreaming.truth import Dream, simulate
 from envs.physics import Physics
+from envs.workers import Workers
 from worldmodel.context import PUSH, ContextSpec
 from worldmodel.episode import Episode
 from worldmodel.model import ModelConfig, Spaces, WorldModel
@@ -269,6 +271,26 @@ def test_clear_errors(dreams):
         dreams(0)
     with pytest.raises(UserError, match="one dream without autoreset, not 2"):
         DreamEnv(env)
+
+
+def test_what_info_says_lets_the_simulator_repeat_a_dream(small_night):
+    env = DreamEnv.from_run(small_night.path, "slippery", horizon=4)
+    observation, begun = env.reset(seed=0)
+    actions, seen, paid, going_on = np.full((4, 2), 0.2, np.float32), [observation], [], []
+    for action in actions:
+        observation, reward, terminated, _, info = env.step(action)
+        seen, paid, going_on = [*seen, observation], [*paid, reward], [*going_on, info["continuation"]]
+        if terminated:
+            break
+    dream = Dream(
+        begun["logged_episode"], begun["logged_step"], begun["scenario"], begun["physics"], actions[: len(paid)],
+        np.stack(seen), np.array(paid), np.array(going_on), None,
+    )  # fmt: skip
+    reader = LogReader(small_night.path / "episodes")
+    with Workers("push-box", 1, processes=0) as workers:
+        ((truth,),) = simulate([dream], reader, workers, np.zeros(18), replicas=0)
+    np.testing.assert_array_equal(truth.lived[0], seen[0])
+    assert 1 <= truth.steps <= len(paid)  # the simulator has a time limit of its own
 
 
 def test_from_a_run_folder(small_night):
