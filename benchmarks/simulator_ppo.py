@@ -4,8 +4,8 @@
 
 PPO (or SAC) practises in PyBullet for as many steps as the logs hold, and for ten times as many. Every episode has
 another world: half of them are as the logs vary it, half as the scenario does, so the edge cases are practised in. Then
-it is tried in the worlds of `benchmarks/survival.py`, with the same seeds; results lie beside that benchmark's, in its
-format. Finished parts and checkpoints are kept in --out, so an interrupted run goes on.
+it is tried in the worlds of `benchmarks/survival.py`, with the same seeds; with the same --out, that benchmark's table
+shows it beside its own. Finished parts and checkpoints are kept, so an interrupted run goes on.
 """
 
 import json
@@ -20,6 +20,7 @@ import torch
 from survival import Survival, logs, markdown, tried
 
 from configs import UserError, parse_arguments, run_command
+from dreaming.run import NightConfig
 from dreaming.scenario import Scenario, load_scenarios
 from envs import registry
 from envs.physics import sample
@@ -43,13 +44,13 @@ class SimulatorPPO:
     """Seed of the first."""
     out: Path = Path("runs/survival")
     """The folder of benchmarks/survival.py, whose logs say how many steps are fair; recorded there if missing."""
-    episodes: int = 1200
-    """Logs, if they are to be recorded."""
+    episodes: int | None = None
+    """Logs; as many as a night records, unless told otherwise."""
     algorithm: Literal["ppo", "sac"] = "ppo"
     """What learns."""
     multiples: str = "1,10"
     """Simulator steps to learn from, in multiples of what the logs hold; each learns from nothing."""
-    scenario: str = "slippery"
+    scenario: str = "edge-cases"
     """What is practised beside the logs' physics."""
     table: str = "nominal,edge-cases"
     """The worlds that are tried."""
@@ -83,7 +84,8 @@ def arms(options: SimulatorPPO) -> dict[str, float]:
         multiples = []
     if not multiples or min(multiples) <= 0:
         raise UserError(f"--multiples is {options.multiples!r}; give numbers above 0, as 1,10")
-    return {f"{options.algorithm.upper()} in the simulator, {multiple:g}x": multiple for multiple in multiples}
+    practised = Path(options.scenario).stem
+    return {f"{options.algorithm}-{multiple:g}x-{practised}": multiple for multiple in multiples}
 
 
 def practise(options: SimulatorPPO, seed: int, steps: int, folder: Path, name: str) -> Policy:
@@ -107,22 +109,20 @@ def practise(options: SimulatorPPO, seed: int, steps: int, folder: Path, name: s
 
 
 def one_seed(options: SimulatorPPO, seed: int) -> dict[str, list[dict]]:
-    """Results by arm; those that are there already are not learnt again."""
+    """Results by arm, each of which has a file of its own; what is there already is not learnt again."""
     folder = options.out / options.task / f"seed-{seed}"
-    practised = Path(options.scenario).stem
-    file = folder / f"results-simulator-{practised}.json"
-    results = json.loads(file.read_text()) if file.exists() else {}
     same = Survival(task=options.task, out=options.out, trials=options.trials, table=options.table)
+    episodes = options.episodes or NightConfig.for_task(options.task).episodes
+    results: dict[str, list[dict]] = {}
     for arm, multiple in arms(options).items():
-        if arm in results:
-            continue
-        logged = logs(options.task, options.episodes, seed, folder / "episodes").episodes
-        steps = round(multiple * sum(episode["length"] for episode in logged))
-        print(f"seed {seed}: {arm}", flush=True)
-        name = f"{options.algorithm}-{multiple:g}x"
-        policy = practise(options, seed, steps, folder / f"simulator-{practised}", name)
-        results[arm] = [cell.to_dict() for cell in tried(same, policy)]
-        write_atomically(file, json.dumps(results).encode())
+        file = folder / f"{arm}.json"
+        if not file.exists():
+            logged = logs(options.task, episodes, seed, folder / "episodes").episodes
+            steps = round(multiple * sum(episode["length"] for episode in logged))
+            print(f"seed {seed}: {arm}", flush=True)
+            policy = practise(options, seed, steps, folder / "simulator", arm)
+            write_atomically(file, json.dumps([cell.to_dict() for cell in tried(same, policy)]).encode())
+        results[arm] = json.loads(file.read_text())
     return results
 
 
@@ -130,12 +130,12 @@ def run() -> None:
     options = parse_arguments(SimulatorPPO)
     import dreaming.sb3  # noqa: F401, which says what to install if it is missing
 
-    names = list(arms(options))
+    arms(options)  # a mistake there is told before anything is learnt
     torch.set_num_threads(1)
     prepare_cpu()
     found = [one_seed(options, seed) for seed in range(options.first_seed, options.first_seed + options.seeds)]
     print(f"\n{options.task}, {options.scenario} practised, {options.seeds} seeds, {options.trials} trials a cell\n")
-    print(markdown(found, names))
+    print(markdown(found))
 
 
 if __name__ == "__main__":

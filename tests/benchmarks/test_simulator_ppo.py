@@ -16,7 +16,6 @@ from agents import learner as learners  # noqa: E402
 from agents.learner import Training  # noqa: E402
 from simulator_ppo import DrawnWorlds, SimulatorPPO, arms, one_seed  # noqa: E402
 from stable_baselines3.common.vec_env import DummyVecEnv  # noqa: E402
-from survival import markdown  # noqa: E402
 
 from configs import UserError  # noqa: E402
 from dreaming.evaluate import CellResult  # noqa: E402
@@ -105,14 +104,14 @@ def test_an_interrupted_training_goes_on_from_its_checkpoint(tmp_path, algorithm
 
 
 def test_each_multiple_is_an_arm():
-    assert arms(SimulatorPPO(multiples="1, 10")) == {"PPO in the simulator, 1x": 1, "PPO in the simulator, 10x": 10}
-    assert list(arms(SimulatorPPO(algorithm="sac", multiples="0.5"))) == ["SAC in the simulator, 0.5x"]
+    assert arms(SimulatorPPO(multiples="1, 10")) == {"ppo-1x-edge-cases": 1, "ppo-10x-edge-cases": 10}
+    assert list(arms(SimulatorPPO(algorithm="sac", multiples="0.5", scenario="my/ice.yaml"))) == ["sac-0.5x-ice"]
     for wrong in ("", "1,0", "many"):
         with pytest.raises(UserError, match="--multiples is"):
             arms(SimulatorPPO(multiples=wrong))
 
 
-def test_from_logs_to_a_table(tmp_path, capsys):
+def test_from_logs_to_results(tmp_path, capsys):
     options = SimulatorPPO(out=tmp_path, episodes=2, multiples="0.5", table="nominal", trials=1)
     results = one_seed(options, 0)
     (name, cells), *_ = results.items()
@@ -123,4 +122,4 @@ def test_from_logs_to_a_table(tmp_path, capsys):
     steps = round(0.5 * sum(json.loads(line)["length"] for line in log.read_text().splitlines()))
     assert f"of {steps:,} steps" in told
     assert one_seed(options, 0) == results and not capsys.readouterr().out
-    assert markdown([results], [name]).splitlines()[2].startswith("| nominal nominal | ")
+    assert json.loads((tmp_path / "push-box" / "seed-0" / f"{name}.json").read_text()) == cells
