@@ -148,9 +148,10 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if moment is None or self._over.any():
             raise UserError(f"dreams {np.flatnonzero(self._over)[:5].tolist()} are over or were not begun; reset them")
         command = torch.as_tensor(self._checked(actions)).clamp(-1, 1)
-        push = self._physics.push[torch.arange(self.num_envs), torch.as_tensor(self._age)]
+        age = torch.as_tensor(self._age)
+        push = self._physics.push[torch.arange(self.num_envs), age]
         with self._own_random():
-            moment = dream_step(self.model, moment, command, self._physics, push, self.noisy)
+            moment = dream_step(self.model, moment, command, self._physics.at(age), push, self.noisy)
             reward = self.model.predict_reward(moment.world).numpy()
             continuation = self.model.predict_continuation(moment.world).numpy()
         self._moment = moment
@@ -178,8 +179,10 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """New dreams in these rows."""
         with self._own_random():
             starts = self._take(len(rows))
-        worlds, names = self._worlds(starts.episode.tolist())
+        worlds, names = self._worlds(starts)
         physics = dream_physics(self.model, worlds, starts.step.numpy(), self.horizon, self.control_hz)
+        if any(scenario.events_for(self.task) for scenario in self.scenarios):
+            physics = physics.lasting(self.horizon)
         if self._moment is None:
             self._moment, self._physics = Moment.first(starts), physics
         else:
@@ -202,14 +205,14 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         taken, self._pool = self._pool[:count], self._pool[count:]
         return taken
 
-    def _worlds(self, episodes: list[int]) -> tuple[list[Physics], list[str]]:
+    def _worlds(self, starts: Starts) -> tuple[list[Physics], list[str]]:
         """What each dream is dreamt under, and what that is called."""
         worlds, names = [], []
-        for episode in episodes:
+        for episode, step in zip(starts.episode.tolist(), starts.step.tolist(), strict=True):
             world, name = Physics.from_dict(self.replay.reader.episodes[episode]["physics"], self.nominal), "logged"
             if self.scenarios:
                 scenario = self.scenarios[int(self.np_random.integers(len(self.scenarios)))]
-                world, name = scenario.sample(self.task, self.np_random, world), scenario.name
+                world, name = scenario.sample(self.task, self.np_random, world, step / self.control_hz), scenario.name
             worlds.append(world)
             names.append(name)
         return worlds, names

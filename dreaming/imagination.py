@@ -33,11 +33,19 @@ class DreamPhysics:
     push: Tensor  # (N, H) scaled value of the context's push during each step
     push_column: int | None
 
-    def at(self, step: int) -> "DreamPhysics":
-        """What holds in that step of the dreams."""
+    def at(self, step: int | Tensor) -> "DreamPhysics":
+        """What holds in that step of the dreams, or in each one's own (N,)."""
         if self.context.dim() == 2:
             return self
-        return replace(self, context=self.context[:, step], strength=self.strength[:, step])
+        which = slice(None) if isinstance(step, int) else torch.arange(len(step))
+        return replace(self, context=self.context[which, step], strength=self.strength[which, step])
+
+    def lasting(self, steps: int) -> "DreamPhysics":
+        """The same with the dimension of steps, whether anything changes or not."""
+        if self.context.dim() == 3:
+            return self
+        context, strength = self.context.unsqueeze(1), self.strength.unsqueeze(1)
+        return replace(self, context=context.expand(-1, steps, -1), strength=strength.expand(-1, steps))
 
 
 @dataclass

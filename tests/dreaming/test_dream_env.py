@@ -11,6 +11,7 @@ from gymnasium.wrappers.vector import DictInfoToList
 from configs import UserError
 from dreaming.agent import Actor, ActorConfig
 from dreaming.dream_env import DreamEnv, DreamVectorEnv
+from dreaming.event import Event
 from dreaming.imagination import Starts, imagine
 from dreaming.learning import dream_physics
 from dreaming.scenario import Scenario
@@ -222,6 +223,29 @@ def test_the_model_is_told_the_physics_of_each_dream_also_of_those_begun_anew(dr
         *_, infos = env.step(np.zeros((3, 1)))
         np.testing.assert_allclose(told[0][:, 0], (physics["floor_friction"] - 0.5) / 0.25, rtol=1e-5)
         np.testing.assert_allclose(told[0][:, 1], np.array(push) / 0.4, rtol=1e-5)
+
+
+def test_each_dream_meets_a_disturbance_at_its_own_time(dreams, model, monkeypatch):
+    told = []
+    given = model.action_input
+    monkeypatch.setattr(model, "action_input", lambda a, c, k: told.append(c[:, 0].numpy() / 4 + 0.5) or given(a, c, k))
+    patch = Scenario("patch", "", {}, events={"default": [Event(0.5, {"floor_friction": 0.1})]})
+    continuing(monkeypatch, model, *[0.9] * 15, 0.1)  # the last one is begun anew all the time
+    env = dreams(16, patch, Scenario("logged", "", {"default": {}}), horizon=9)
+    env.reset(seed=1)
+    told.clear()
+    begun = []
+    for _ in range(9):
+        begun.append(env._age[0])
+        env.step(np.zeros((16, 1)))
+    frictions = np.array(told)
+    iced = np.isclose(frictions, 0.1, atol=1e-6)
+    assert begun == list(range(9))
+    assert (np.diff(iced[:, :15].astype(int), axis=0) >= 0).all()  # it comes once and stays
+    arrivals = iced[:, :15].argmax(0)[iced[:, :15].any(0)]
+    assert len(set(arrivals.tolist())) > 2 and not iced[:, :15].any(0).all()
+    other = frictions[~iced]
+    assert np.isclose(other[:, None], FRICTIONS, atol=1e-5).any(1).all()
 
 
 def test_starts_are_states_of_the_logs(dreams, replay):
