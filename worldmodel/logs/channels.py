@@ -118,13 +118,14 @@ def clock(raw: RawEpisode, spec: Column | str) -> np.ndarray:
     column, value = find(raw, spec.names)
     if value.ndim != 1:
         raise UserError(f"{raw.where}: the clock {column} has shape {value.shape}, expected (T,)")
-    if value.dtype.kind in "OUS":
+    if value.dtype.kind in "mM":
+        value, spec = value.astype(f"{value.dtype.kind}8[ns]").astype(np.int64), Column(spec.names, unit="ns")
+    elif value.dtype.kind in "OUS":
         try:
             stamps = np.array([str(text).strip().removesuffix("Z") for text in value], "datetime64[ns]")
         except ValueError as error:
             raise UserError(f"{raw.where}: the clock {column} is neither a number nor a date: {error}") from None
-        value = stamps.astype(np.int64)
-        spec = Column(spec.names, unit="ns")
+        value, spec = stamps.astype(np.int64), Column(spec.names, unit="ns")
     if value.dtype.kind in "iu" and len(value):  # nanoseconds since 1970 would lose their last digits as floats
         value = value - value[0]
     time = numbers(value, f"{raw.where}: the clock {column}") * spec.factor

@@ -118,7 +118,7 @@ def _columns(
 
 
 def _chunks(path: Path, dialect: Dialect, repairs: Counter[str]) -> Iterator[list[list[str]]]:
-    count, chunk, row = len(dialect.names), [], 0
+    count, chunk, rows_read = len(dialect.names), [], 0
     try:
         with open(path, encoding=dialect.encoding, errors="replace", newline="") as file:
             lines = lines_of(file, path)
@@ -126,7 +126,8 @@ def _chunks(path: Path, dialect: Dialect, repairs: Counter[str]) -> Iterator[lis
                 next(lines, None)
             kept = (line for line in lines if line.strip() and not is_comment(line))
             rows = (line.split() for line in kept) if dialect.separator == " " else _quoted(kept, dialect.separator)
-            for row, cells in enumerate(rows):
+            for cells in rows:
+                rows_read += 1
                 while len(cells) > count and not cells[-1].strip():
                     cells.pop()  # a separator at the end of the line
                 if len(cells) != count:
@@ -137,7 +138,7 @@ def _chunks(path: Path, dialect: Dialect, repairs: Counter[str]) -> Iterator[lis
                     yield chunk
                     chunk = []
     except csv.Error as error:
-        raise UserError(f"{path}: row {row + 1}: {error}; export it again") from None
+        raise UserError(f"{path}: row {rows_read + 1}: {error}; export it again") from None
     if chunk:
         yield chunk
 

@@ -1,6 +1,5 @@
 """Parquet tables: a file is an episode, unless a column says where they begin. Needs pyarrow."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +64,7 @@ def _values(column: Any, name: str) -> np.ndarray | None:
     if types.is_timestamp(kind) or types.is_duration(kind):
         if column.null_count:
             raise UserError(f"{name}: {column.null_count} rows have no time; leave them out")
-        return np.asarray(column.cast(pa.int64()).to_numpy())
+        return np.asarray(column.to_numpy())
     if types.is_boolean(kind):
         return np.array([np.nan if one is None else float(one) for one in column.to_pylist()])
     if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind):
@@ -89,15 +88,9 @@ def _lists(column: Any, name: str) -> np.ndarray | None:
         return None
     parts = [np.asarray(one.flatten().to_numpy(zero_copy_only=False), np.float64) for one in column.chunks]
     flat, rows = np.concatenate(parts) if parts else np.zeros(0), len(column)
-    lengths = {len(one) for one in _some_lists(column)}
-    if column.null_count or len(lengths) != 1 or len(flat) != rows * next(iter(lengths)):
+    if column.null_count or len(need("pyarrow.compute", "parquet").list_value_length(column).unique()) != 1:
         raise UserError(f"{name} holds lists of different lengths, expected one length throughout")
     return flat.reshape(rows, -1)
-
-
-def _some_lists(column: Any) -> Iterator[list[float]]:
-    """The first and the last are enough, as the total is checked too... of equal lists any is."""
-    yield from (column[i].as_py() or [] for i in (0, len(column) - 1))
 
 
 FORMAT = Format(

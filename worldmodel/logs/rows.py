@@ -14,6 +14,9 @@ from worldmodel.logs.mapping import LogMapping
 from worldmodel.logs.resampling import Series
 
 
+SLOW, BETWEEN = 1.5, "recordings slower than control_hz, whose rows between are interpolated"
+
+
 @dataclass(frozen=True)
 class Rows:
     """An episode's arrays: T + 1 observations and images, T of the rest."""
@@ -47,7 +50,10 @@ class Wanted:
             name, image = channels.find(raw, [mapping.image])
             if image.ndim != 4 or image.shape[1:] != (64, 64, 3) or image.dtype != np.uint8:
                 raise UserError(f"{raw.where}: {name} is {image.dtype}{image.shape}, expected uint8 (T, 64, 64, 3)")
-        return cls(channels.channels(raw, mapping.observation), channels.channels(raw, mapping.action), reward, image)
+        action = channels.channels(raw, mapping.action)
+        if turned := next((one for one in action if one.angle), None):
+            raise UserError(f"the mapping's action {turned.names[0]}: `angle` is for observations; leave it out")
+        return cls(channels.channels(raw, mapping.observation), action, reward, image)
 
 
 def even_rows(raw: RawEpisode, wanted: Wanted, mapping: LogMapping, hz: float, repairs: Counter[str]) -> Iterator[Rows]:
@@ -133,6 +139,8 @@ def _resampled(
     if wanted.image is not None:
         pictures = clocks.series("the image", wanted.image, None, counted)
     repairs.update(counted)
+    if len(seen[0].time_s) > 1 and np.median(np.diff(seen[0].time_s)) > SLOW * step_s:
+        repairs[BETWEEN] += 1
     if not all(len(one.time_s) for one in [*seen, *sent]):
         repairs[resampling.SHORT] += 1
         return
