@@ -141,8 +141,8 @@ def _drift(report: Readiness, names: list[str], vector: np.ndarray, begins: np.n
         if abs(moved[i]) > SHIFTED:
             where = "higher" if moved[i] > 0 else "lower"
             report.cautions.append(
-                f"{names[i]} lies {abs(moved[i]):.1f} standard deviations {where} in the last third of the episodes than "
-                "in the first: the machine or its task changed; label what did"
+                f"{names[i]} lies {abs(moved[i]):.1f} standard deviations {where} in the last third of the episodes "
+                "than in the first: the machine or its task changed; label what did"
             )
 
 

@@ -124,7 +124,8 @@ def _told(headers: list[Header], used: Mapping[str, str]) -> Iterator[str]:
             for what, times in header.uneven.items():
                 if times:
                     yield f"#   clock: {times:,} {what}"
-        width = min(40, max(len(name) for name in header.columns))
+        titles = {name: f"{name} x {seen.width}" if seen.width else name for name, seen in header.columns.items()}
+        width = min(40, max(len(title) for title in titles.values()))
         for name, seen in header.columns.items():
             kind = used.get(name) or used.get(name.partition("[")[0].strip()) or "-"
             if seen.is_text:
@@ -133,8 +134,7 @@ def _told(headers: list[Header], used: Mapping[str, str]) -> Iterator[str]:
                 what = f"{seen.low:.5g} to {seen.high:.5g}"
                 what += ", never changes" if seen.low == seen.high else ""
                 what += f", jumps by a turn {seen.turns} times" if seen.turns else ""
-            wide = f" x {seen.width}" if seen.width else ""
-            yield f"#   {name + wide:<{width}}  {kind:<12} {what}"
+            yield f"#   {titles[name]:<{width}}  {kind:<12} {what}"
 
 
 def _ready(one: Format, data: Path, mapping: LogMapping) -> Iterator[str]:

@@ -88,7 +88,7 @@ def _channels(found: Mapping[str, list[str]], every: Mapping[str, Seen], kind: s
             continue  # nothing to learn
         unit = guessing.unit_of(names[0])
         try:
-            guessing.factor(unit or "")
+            guessing.factor(unit or "1")
         except UserError:
             unit = None
         turn = "sin_cos" if kind == "observation" and any(every[name].turns for name in names) else None

@@ -5,7 +5,6 @@ nothing of files and makes Episodes of what the reader gives. Modules are light 
 NumPy it imports when it reads, through `need`.
 """
 
-import fnmatch
 import importlib
 import os
 from collections import Counter
@@ -109,7 +108,7 @@ def files_in(data: Path, pattern: str | None = None) -> list[Path]:
     """`data` itself, or the files below it by name: no hidden ones, no links, which could lead out of the folder.
 
     Args:
-        pattern: of those, the ones whose path below `data` fits, as `**/trajectory.csv`.
+        pattern: of those, the ones whose path below `data` ends so, as `trajectory.csv` or `run_*/*.csv`.
     """
     if data.is_file():
         return [data]
@@ -121,7 +120,7 @@ def files_in(data: Path, pattern: str | None = None) -> list[Path]:
         if len(found) > MANY:
             raise UserError(f"{data} holds more than {MANY:,} files; give the folder with the logs alone")
     if pattern is not None:
-        found = [path for path in found if fnmatch.fnmatch(f"/{relative(path, data)}", f"*{pattern.lstrip('*')}")]
+        found = [path for path in found if path.relative_to(data).match(pattern.removeprefix("**/"))]
     return sorted(found)
 
 

@@ -96,7 +96,7 @@ class LogMapping:
     path: str | None = None
     """Regular expression; what its named groups find in a file's path are labels: `design_(?P<design>[A-Z.0-9]+)`."""
     files: str | None = None
-    """Which files of a folder are logs, as `**/trajectory.csv`. Without it, all of the format."""
+    """Which files of a folder are logs, as `trajectory.csv` or `run_*/*.csv`. Without it, all of the format."""
     info: dict[str, str] = field(default_factory=dict)
     """Labels for each episode, kept under these names, as floor: context."""
     physics: dict[str, Column | str | float] = field(default_factory=dict)

@@ -13,7 +13,6 @@ from worldmodel.logs.formats import RawEpisode
 from worldmodel.logs.mapping import LogMapping
 from worldmodel.logs.resampling import Series
 
-
 SLOW, BETWEEN = 1.5, "recordings slower than control_hz, whose rows between are interpolated"
 
 

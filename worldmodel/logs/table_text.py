@@ -12,7 +12,8 @@ from worldmodel.logs.formats import first_bytes
 
 SEPARATORS = (",", ";", "\t", "|", " ")
 COMMENTS = ("#", "%", "//")
-LOOKED_AT = 65_536  # bytes
+LOOKED_AT = 1 << 18  # bytes
+LINES = 60  # of those
 LONGEST_LINE = 1 << 20  # characters
 MOST_COLUMNS = 10_000
 NOTHING = {"", "nan", "na", "n/a", "null", "none", "-nan", "nan(ind)"}  # in lower case: not logged
@@ -29,13 +30,17 @@ class Dialect:
     """Lines before the first row of data."""
     decimal_comma: bool
     encoding: str
+    numeric: float
+    """Share of the first cells that are numbers."""
 
 
 def looks_like_a_table(path: Path) -> bool:
+    """Two columns or more, and numbers in most of its first cells."""
     try:
-        return len(dialect_of(path).names) >= 2
+        dialect = dialect_of(path)
     except UserError:
         return False
+    return len(dialect.names) >= 2 and dialect.numeric > 0.5
 
 
 def dialect_of(path: Path) -> Dialect:
@@ -48,14 +53,16 @@ def dialect_of(path: Path) -> Dialect:
         raise UserError(f"{path} is no table of text: it holds bytes that are no letters")
     text = head.decode(encoding, errors="ignore")
     lines = text.splitlines()
-    if len(head) == LOOKED_AT and len(lines) > 1:
+    if len(head) == LOOKED_AT:
         lines.pop()  # cut off in the middle
+        if not lines:
+            raise UserError(f"{path}: its first line is longer than {LOOKED_AT:,} characters; it is no table")
     comments = [i for i, line in enumerate(lines) if is_comment(line)]
-    data = [i for i, line in enumerate(lines) if line.strip() and i not in set(comments)]
+    data = [i for i, line in enumerate(lines) if line.strip() and not is_comment(line)][:LINES]
     if not data:
         raise UserError(f"{path} holds no rows, only comments")
-    separator = _separator([lines[i] for i in data[:50]])
-    rows = [split(lines[i], separator) for i in data[:50]]
+    separator = _separator([lines[i] for i in data])
+    rows = [split(lines[i], separator) for i in data]
     comma = separator != "," and any(_COMMA_NUMBER.fullmatch(cell) for row in rows[1:] for cell in row)
     numeric = [all(_is_number(cell, comma) for cell in row) and any(row) for row in rows]
     if not numeric[0]:
@@ -71,7 +78,9 @@ def dialect_of(path: Path) -> Dialect:
     if len(names) > MOST_COLUMNS:
         raise UserError(f"{path} has {len(names):,} columns; at most {MOST_COLUMNS:,} are read")
     skip = data[first] if first < len(data) else len(lines)
-    return Dialect(separator, _unique(names), skip, comma, encoding)
+    cells = [cell for row in rows[first:] for cell in row]
+    share = sum(bool(cell) and _is_number(cell, comma) for cell in cells) / max(1, len(cells))
+    return Dialect(separator, _unique(names), skip, comma, encoding, share)
 
 
 def lines_of(file: TextIO, path: Path) -> Iterator[str]:
@@ -113,13 +122,13 @@ def _encoding(head: bytes) -> str | None:
 
 
 def _separator(lines: list[str]) -> str:
-    """The one that gives the most columns of those that give nearly every line as many."""
+    """The one that gives the most columns of those that give nearly every line as many; spaces if no other does."""
 
-    def score(separator: str) -> tuple[float, int]:
-        counts = [len([cell for cell in split(line, separator)]) for line in lines]
+    def score(separator: str) -> tuple[bool, bool, int]:
+        counts = [len(split(line, separator)) for line in lines]
         usual = max(set(counts), key=counts.count)
         agree = sum(count == usual for count in counts) / len(counts)
-        return (agree if usual >= 2 else 0.0) > 0.8, usual
+        return usual >= 2 and agree > 0.8, separator != " ", usual
 
     return max(SEPARATORS, key=score)
 

@@ -23,7 +23,6 @@ OTHER = {
     "g0": 9.80665,  # accelerometers; plain g is the gram
     "%": 0.01,
     "1": 1.0,
-    "": 1.0,
 }
 _PART = re.compile(r"([^\d^*]+|1)(?:\^|\*\*)?(-?\d)?", re.UNICODE)
 
@@ -51,7 +50,7 @@ def _power(text: str, unit: str) -> float:
                 break
     if known is None:
         raise UserError(
-            f'the unit "{unit}" is unknown; there are {", ".join(filter(None, OTHER))}, {", ".join(BASE)} '
+            f'the unit "{unit}" is unknown; there are {", ".join(OTHER)}, {", ".join(BASE)} '
             "with n, u, m, c, k or M before them, and their quotients; or give a `scale` instead"
         )
     return known ** int(match[2] or 1) if match else known
