@@ -416,3 +416,29 @@ def test_a_full_disk_loses_nothing(command, logs, tmp_path, monkeypatch):
         told = command("--run", run, "--steps", 4, "--wandb", "off")
     assert told.refused("no space left on the disk while writing", f"{NAME}-000000004.pt", "free some")
     assert "Going on from step 2" in command("--run", run, "--steps", 4, "--wandb", "off").out
+
+
+# -- logs never seen before ------------------------------------------------------------------------------------------
+
+
+def test_formats_are_listed_without_a_run(command):
+    told = command("--formats")
+    assert told.code == 0 and re.search(r"^csv +tables of text", told.out, re.MULTILINE) and "\nnpz " in "\n" + told.out
+
+
+def test_describe_drafts_a_mapping_that_trains(command, tmp_path):
+    for i, episode in enumerate(sliding_mass(4, steps=20)):
+        rows = zip(range(20), episode.observation["vector"], episode.action[:, 0], strict=False)
+        lines = [f"{t / 10}, {x}, {v}, {u}" for t, (x, v), u in rows]
+        (tmp_path / "raw").mkdir(exist_ok=True)
+        (tmp_path / "raw" / f"{i}.csv").write_text("\n".join(["time, x, v, cmd", *lines]))
+    told = command("--data", tmp_path / "raw", "--describe")
+    assert told.code == 0 and told.err == ""
+    (tmp_path / "mine.yaml").write_text(told.out)
+    told = command(
+        "--data", tmp_path / "raw", "--mapping", tmp_path / "mine.yaml", "--run", tmp_path / "run", "--steps", 2, *SHORT
+    )
+    assert told.code == 0 and "no reward: a world model only" in told.out
+    assert "76 steps of raw" in told.out.replace("\n", " ") and (tmp_path / "run" / "plots" / "open_loop.png").exists()
+    assert command("--describe").refused("--data is missing")
+    assert command("--data", tmp_path / "raw").refused("--run is missing")
