@@ -31,8 +31,12 @@ def cart(rows: int = 21, dt: float = 0.1, seed: int = 0, **more: Any) -> dict[st
 def write_csv(path: Path, columns: Mapping[str, Any], separator: str = ",") -> Path:
     """Numbers with all their digits, everything else as its text."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    cells = [[repr(float(one)) if isinstance(one, float) else str(one) for one in column] for column in columns.values()]
-    lines = [separator.join(columns), *(separator.join(row) for row in zip(*cells, strict=True))]
+
+    def text(one: Any) -> str:
+        return repr(float(one)) if isinstance(one, float) else str(one)
+
+    rows = zip(*columns.values(), strict=True)
+    lines = [separator.join(columns), *(separator.join(text(one) for one in row) for row in rows)]
     path.write_text("\n".join(lines) + "\n")
     return path
 

@@ -177,8 +177,9 @@ def npz_channels(name: str, count: int):
     return Channels(array=name, names=[f"{name}{i}" for i in range(count)])
 
 
+words = st.sampled_from(["x", "time", "force", "obs", "deg"])
 values = st.recursive(
-    st.none() | st.booleans() | st.floats() | st.integers(-5, 5) | st.sampled_from(["x", "time", "force", "obs", "deg"]),
+    st.none() | st.booleans() | st.floats() | st.integers(-5, 5) | words,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["column", "unit", "x", "a"]), inner),
     max_leaves=4,
 )
