@@ -65,7 +65,7 @@ def parse_arguments(options: type[T], arguments: Sequence[str] | None = None, pr
         with contextlib.redirect_stderr(messages):
             return tyro.cli(
                 options,
-                args=arguments,
+                args=_with_true(options, sys.argv[1:] if arguments is None else arguments),
                 prog=prog,
                 config=(tyro.conf.FlagConversionOff, tyro.conf.HelptextFromCommentsOff, tyro.conf.DisallowNone),
             )
@@ -73,6 +73,17 @@ def parse_arguments(options: type[T], arguments: Sequence[str] | None = None, pr
         if stop.code in (0, None):
             raise
         raise UserError(_one_line(messages.getvalue())) from None
+
+
+def _with_true(options: "type[DataclassInstance]", arguments: Sequence[str]) -> list[str]:
+    """`--camera` alone is `--camera True`."""
+    hints = get_type_hints(options)
+    flags = {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(options) if hints[field.name] is bool}
+    given = list(arguments)
+    for at in reversed(range(len(given))):
+        if given[at] in flags and (at + 1 == len(given) or given[at + 1] not in ("True", "False")):
+            given.insert(at + 1, "True")
+    return given
 
 
 def _hide_none(options: "type[DataclassInstance]") -> None:

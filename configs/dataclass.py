@@ -133,6 +133,8 @@ def _plain(value: Any) -> Any:
 
 def _name(hint: Any) -> str:
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+    if typing.get_origin(hint) is Literal:
+        return " or ".join(str(argument) for argument in typing.get_args(hint))
     return names.get(hint) or ("a path" if hint is Path else getattr(hint, "__name__", str(hint)))
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from configs import parse_arguments, run_command
+from configs import UserError, parse_arguments, run_command
 
 
 @dataclass
@@ -16,12 +16,17 @@ class TrainWorldModel:
     same command with the same --run goes on from there.
 
     Example: train-world-model --data logs/ --run runs/mine
+    Logs never seen before: train-world-model --data logs/ --describe > mine.yaml
     """
 
-    run: Path
+    run: Path | None = None
     """Run folder, new or to go on with."""
     data: Path | None = None
-    """Logs: a folder that record-rollouts wrote, or an .npz. Needed for a new run only."""
+    """Logs: a folder that record-rollouts wrote, or files of another format. Needed for a new run only."""
+    describe: bool = False
+    """Instead of training: say what --data holds, draft a mapping for it, and what it can and cannot teach."""
+    formats: bool = False
+    """Instead of training: list the formats of logs that are read."""
     size: str | None = None
     """debug, laptop (default), 1m, 12m, 25m, 50m, 100m, 200m or 400m."""
     minutes: float | None = None
@@ -31,7 +36,8 @@ class TrainWorldModel:
     seed: int | None = None
     """Decides every random draw. Default: 0."""
     mapping: str | None = None
-    """What the arrays of an .npz mean: a YAML file. Default: the one of the same name beside it."""
+    """What the columns of the logs mean: a YAML file, or the name of a packaged one. Default: the file of the same name
+    beside the logs, or mapping.yaml in their folder."""
     wandb: Literal["auto", "online", "offline", "off"] = "auto"
     """Weights & Biases: online if you are logged in, else offline (auto), or off."""
     batch: int | None = None
@@ -44,9 +50,28 @@ class TrainWorldModel:
 
 def train(arguments: Sequence[str] | None = None) -> None:
     options = parse_arguments(TrainWorldModel, arguments, prog="train-world-model")
+    if options.formats or options.describe:
+        _say(options)
+        return
     from worldmodel.session import train_world_model
 
     train_world_model(options)
+
+
+def _say(options: TrainWorldModel) -> None:
+    """What needs no model and no torch."""
+    if options.formats:
+        from worldmodel.logs.formats import formats
+
+        for one in formats():
+            print(f"{one.name:<12} {one.what}")
+        return
+    if options.data is None:
+        raise UserError("--data is missing: give the logs to describe")
+    from worldmodel.logs.describe import describe
+
+    for line in describe(options.data, options.mapping):
+        print(line)
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,10 +19,10 @@ from worldmodel.cli import TrainWorldModel
 from worldmodel.console import Screen, clock
 from worldmodel.evaluation import OpenLoop
 from worldmodel.log_format import SCHEMA
-from worldmodel.logs.npz import as_log_folder
+from worldmodel.logs.importing import as_log_folder
 from worldmodel.model import ModelConfig
+from worldmodel.readiness import readiness
 from worldmodel.speed import prepare_cpu, threads_for
-from worldmodel.spikes import STILL
 from worldmodel.storage import LogReader
 from worldmodel.tracking import Tracker
 from worldmodel.trainer import NAME, Trainer, TrainerConfig
@@ -48,7 +48,7 @@ class Settings:
 def train_world_model(options: TrainWorldModel) -> None:
     _check(options)
     prepare_cpu()
-    folder = options.run
+    folder = _run_of(options)
     before = _settings_of(folder)
     size_name = options.size or before.get("size", "laptop")
     if before and size_name != before["size"] and checkpoint.exists(folder / "checkpoints", NAME):
@@ -72,7 +72,13 @@ def train_world_model(options: TrainWorldModel) -> None:
         text = yaml.safe_dump({**before, **to_dict(settings)}, sort_keys=False)
         checkpoint.write_atomically(folder / "config.yaml", text.encode())
         _introduce(screen, trainer, folder if goes_on else None, size_name)
-        Session(options, settings, trainer, screen).run()
+        Session(options, folder, settings, trainer, screen).run()
+
+
+def _run_of(options: TrainWorldModel) -> Path:
+    if options.run is None:
+        raise UserError("--run is missing: name a folder for the run, a new one or an earlier run's")
+    return options.run
 
 
 def _check(options: TrainWorldModel) -> None:
@@ -105,7 +111,9 @@ def _settings_of(folder: Path) -> dict[str, Any]:
 def _open_logs(options: TrainWorldModel, folder: Path, before: dict[str, Any], screen: Screen) -> LogReader:
     if options.data is None:
         if not before and not (folder / "episodes" / SCHEMA).exists():
-            raise UserError("--data is missing: give the logs, a folder that record-rollouts wrote or an .npz file")
+            raise UserError(
+                "--data is missing: give the logs, a folder that record-rollouts wrote or files (--formats lists which)"
+            )
         return LogReader(before.get("data") or folder / "episodes")
     logs = as_log_folder(options.data, folder / "episodes", options.mapping)
     if logs != options.data:
@@ -129,33 +137,22 @@ def _introduce(screen: Screen, trainer: Trainer, goes_on: Path | None, size: str
     screen.say(f"Model: size {size}, {parameters:,} parameters")
     if goes_on:
         screen.say(f"Going on from step {trainer.steps:,} of {goes_on}")
-    for text in _first_look(trainer):
-        screen.note(text)
-
-
-def _first_look(trainer: Trainer) -> list[str]:
-    """What can be seen before the first step to stand in the way."""
-    schema, log = trainer.reader.schema, trainer.reader.rows
-    numbers, begins = trainer.replay.some_rows(50_000)
-    rows = log[numbers]
-    channels = results.channel_names(schema, rows["vector"].shape[1])
-    notes = []
-    if still := _constant(channels, rows["vector"]):
-        notes.append(f"nothing to learn in {still}: never changes in the logs by more than {STILL:g} of its unit")
-    if still := _constant(schema["action"]["names"], rows["action"][~np.roll(begins, -1)]):
-        notes.append(f"the command {still} never changes in the logs: the model cannot learn what it does")
-    return notes
-
-
-def _constant(names: Sequence[str], values: np.ndarray) -> str:
-    return ", ".join(name for name, spread in zip(names, np.ptp(values, axis=0), strict=True) if spread <= STILL)
+    report = readiness(reader, trainer.replay.episodes.tolist())
+    for line in report.facts[1:]:  # the first, the amount, stands above
+        screen.say(f"  {line}")
+    for line in report.teaches:
+        screen.say(f"  {line}")
+    for line in report.cautions:
+        screen.note(line)
 
 
 class Session:
     """The loop: steps, and now and then a look at the held-out logs, a checkpoint, a line."""
 
-    def __init__(self, options: TrainWorldModel, settings: Settings, trainer: Trainer, screen: Screen) -> None:
-        self.options, self.trainer, self.screen, self.folder = options, trainer, screen, options.run
+    def __init__(
+        self, options: TrainWorldModel, folder: Path, settings: Settings, trainer: Trainer, screen: Screen
+    ) -> None:
+        self.options, self.trainer, self.screen, self.folder = options, trainer, screen, folder
         self.seconds = 60 * (options.minutes if options.minutes is not None else 10.0)
         self.first_step, self.begun = trainer.steps, time.monotonic()
         self.stopped_by, self.told = "", 0

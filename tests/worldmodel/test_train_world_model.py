@@ -19,7 +19,7 @@ from toy_logs import named_after_origin, sliding_mass, write_log
 
 from worldmodel import checkpoint, session
 from worldmodel.cli import train
-from worldmodel.logs import npz
+from worldmodel.logs.importing import as_log_folder
 from worldmodel.storage import LogReader
 from worldmodel.trainer import NAME, load_model
 
@@ -226,7 +226,7 @@ def test_warthog_logs_need_no_mapping_of_the_users(tmp_path):
         session=np.array(["s"] * 4),
         step=np.arange(4),
     )
-    reader = LogReader(npz.as_log_folder(path, tmp_path / "episodes"))
+    reader = LogReader(as_log_folder(path, tmp_path / "episodes"))
     assert reader.schema["show"][0] == "imu_yaw_rate_rad_s" and reader.schema["control_hz"] == pytest.approx(20)
     assert [e["info"]["split"] for e in reader.episodes] == ["train", "train", "val", "test"]
 
@@ -318,7 +318,7 @@ def test_logs_that_are_not_there_or_not_logs(command, tmp_path):
     (tmp_path / "empty").mkdir()
     assert command("--data", tmp_path / "empty", "--run", run).refused("is not a log folder", "record-rollouts")
     (tmp_path / "x.csv").write_text("1,2")
-    assert command("--data", tmp_path / "x.csv", "--run", run).refused("x.csv is not an .npz file")
+    assert command("--data", tmp_path / "x.csv", "--run", run).refused("x.csv needs a mapping", "--describe")
     assert not run.exists()
 
 
@@ -416,3 +416,29 @@ def test_a_full_disk_loses_nothing(command, logs, tmp_path, monkeypatch):
         told = command("--run", run, "--steps", 4, "--wandb", "off")
     assert told.refused("no space left on the disk while writing", f"{NAME}-000000004.pt", "free some")
     assert "Going on from step 2" in command("--run", run, "--steps", 4, "--wandb", "off").out
+
+
+# -- logs never seen before ------------------------------------------------------------------------------------------
+
+
+def test_formats_are_listed_without_a_run(command):
+    told = command("--formats")
+    assert told.code == 0 and re.search(r"^csv +tables of text", told.out, re.MULTILINE) and "\nnpz " in "\n" + told.out
+
+
+def test_describe_drafts_a_mapping_that_trains(command, tmp_path):
+    for i, episode in enumerate(sliding_mass(4, steps=20)):
+        rows = zip(range(20), episode.observation["vector"], episode.action[:, 0], strict=False)
+        lines = [f"{t / 10}, {x}, {v}, {u}" for t, (x, v), u in rows]
+        (tmp_path / "raw").mkdir(exist_ok=True)
+        (tmp_path / "raw" / f"{i}.csv").write_text("\n".join(["time, x, v, cmd", *lines]))
+    told = command("--data", tmp_path / "raw", "--describe")
+    assert told.code == 0 and told.err == ""
+    (tmp_path / "mine.yaml").write_text(told.out)
+    told = command(
+        "--data", tmp_path / "raw", "--mapping", tmp_path / "mine.yaml", "--run", tmp_path / "run", "--steps", 2, *SHORT
+    )
+    assert told.code == 0 and "no reward: a world model only" in told.out
+    assert "76 steps of raw" in told.out.replace("\n", " ") and (tmp_path / "run" / "plots" / "open_loop.png").exists()
+    assert command("--describe").refused("--data is missing")
+    assert command("--data", tmp_path / "raw").refused("--run is missing")

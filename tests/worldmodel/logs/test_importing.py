@@ -1,0 +1,260 @@
+"""From raw rows to episodes: every key of a mapping, and what it refuses."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import yaml
+from raw_logs import CART, cart, imported, write_csv
+
+from configs import UserError
+from worldmodel.logs import resampling
+from worldmodel.logs.episodes import AFTER_END
+from worldmodel.logs.importing import repairs_of
+from worldmodel.logs.rows import BETWEEN
+from worldmodel.storage import LogReader
+
+
+def of_csv(tmp_path, columns, **changes) -> LogReader:
+    return imported(write_csv(tmp_path / "log.csv", columns), tmp_path / "logs", **changes)
+
+
+def test_rows_on_the_grid_stay_what_they_are(tmp_path):
+    logged = cart()
+    reader = of_csv(tmp_path, logged)
+    episode = reader.episode(0)
+    np.testing.assert_allclose(episode.observation["vector"], np.stack([logged["x"], logged["v"]], 1), atol=1e-6)
+    np.testing.assert_allclose(episode.action[:, 0], logged["force"][:-1], atol=1e-6)
+    assert reader.schema["observation"]["vector"]["names"] == ["x_m", "v_m_s"]
+    assert reader.schema["action"]["low"] == [logged["force"].min()]
+    assert episode.info == {
+        "task": "cart",
+        "source": "log.csv",
+        "source_episode": 0,
+        "policy": "log",
+        "reward": "none",
+    }
+    assert repairs_of(reader.schema) == []
+
+
+def test_units_signs_and_a_clock_in_milliseconds(tmp_path):
+    logged = {"time": np.arange(0, 600, 100), "x": np.arange(6) * 180.0, "v": np.arange(6) * 60, "force": np.ones(6)}
+    columns = {
+        "angle_rad": {"column": "x", "unit": "deg", "scale": -1},
+        "rate_rad_s": {"column": "v", "unit": "rpm"},
+    }
+    reader = of_csv(tmp_path, logged, time={"column": "time", "unit": "ms"}, observation={"columns": columns})
+    vector = reader.episode(0).observation["vector"]
+    np.testing.assert_allclose(vector[:, 0], -np.pi * np.arange(6), rtol=1e-6)
+    np.testing.assert_allclose(vector[:, 1], 2 * np.pi * np.arange(6), rtol=1e-6)
+
+
+def test_dates_are_clocks_too(tmp_path):
+    logged = cart(5)
+    logged["time"] = np.array([f"2022-08-12T06:01:43.{i}00Z" for i in range(5)])
+    assert of_csv(tmp_path, logged).episodes[0]["length"] == 4
+
+
+def test_units_in_brackets_and_stray_spaces_need_not_be_repeated(tmp_path):
+    logged = {f" {name} [SI]": values for name, values in cart().items()}
+    assert of_csv(tmp_path, logged).episodes[0]["length"] == 20
+
+
+@pytest.mark.parametrize("form", ["wrapped", "unwrapped", "sin_cos"])
+def test_an_angle_is_never_interpolated_across_its_jump(tmp_path, form):
+    """2 rad/s, logged every 0.07 s within a turn, wanted every 0.1 s."""
+    time = 0.07 * np.arange(60)
+    angle = 2 * time
+    wrapped = np.pi - (np.pi - angle) % (2 * np.pi)
+    logged = {"time": time, "x": wrapped, "v": 0 * time, "force": np.sin(time)}
+    columns = {"q": {"column": "x", "angle": form}}
+    reader = of_csv(tmp_path, logged, observation={"columns": columns})
+    vector = reader.episode(0).observation["vector"].astype(float)
+    truth = 0.2 * np.arange(len(vector))
+    expected = {
+        "wrapped": (np.pi - (np.pi - truth) % (2 * np.pi))[:, None],
+        "unwrapped": truth[:, None],
+        "sin_cos": np.stack([np.sin(truth), np.cos(truth)], 1),
+    }
+    np.testing.assert_allclose(vector, expected[form], atol=1e-5)
+    names = reader.schema["observation"]["vector"]["names"]
+    assert names == (["q_sin", "q_cos"] if form == "sin_cos" else ["q"])
+
+
+def test_gaps_restarts_and_repeated_stamps_are_mended_and_counted(tmp_path):
+    logged = cart(60)
+    logged["time"] = np.concatenate([logged["time"][:20], logged["time"][20:40] + 3.0, logged["time"][:20]])
+    logged["time"][5] = logged["time"][4]
+    reader = of_csv(tmp_path, logged)
+    assert [record["length"] for record in reader.episodes] == [19, 19, 19]
+    assert reader.schema["source"]["repairs"] == {
+        resampling.GAP: 1,
+        resampling.RESTART: 1,
+        resampling.SAME_TIME: 1,
+    }
+    assert f"1 {resampling.GAP}" in repairs_of(reader.schema)
+
+
+def test_several_rates_in_one_table(tmp_path):
+    """A position at every row, a speed at every fifth: the cells between are empty."""
+    logged = cart(51, dt=0.02)
+    speed = [repr(float(v)) if i % 5 == 0 else "" for i, v in enumerate(logged["v"])]
+    reader = of_csv(tmp_path, {**logged, "v": speed})
+    np.testing.assert_allclose(reader.episode(0).observation["vector"][:, 1], logged["v"][::5], atol=1e-6)
+    np.testing.assert_allclose(reader.episode(0).action[:, 0], logged["force"][:50].reshape(10, 5).mean(1), atol=1e-6)
+    assert reader.schema["source"]["repairs"] == {resampling.MISSING: 40}
+
+
+def test_slower_recordings_are_filled_in_and_said_so(tmp_path):
+    reader = of_csv(tmp_path, cart(21, dt=0.3))
+    assert reader.schema["source"]["repairs"] == {BETWEEN: 1}
+
+
+def test_a_rate_far_above_the_logs_is_refused_with_advice(tmp_path):
+    with pytest.raises(UserError, match="gives no episode.*20 gaps.*give a lower control_hz, or more gap_steps"):
+        of_csv(tmp_path, cart(21, dt=10.0))
+    assert not (tmp_path / "logs").exists() and not (tmp_path / "logs.importing").exists()
+
+
+def test_episodes_by_a_column_with_their_factors_and_labels(tmp_path):
+    logged = cart(30)
+    logged |= {
+        "run": np.repeat([7, 8, 9], 10),
+        "mu": np.repeat([0.1, 0.2, 0.3], 10),
+        "floor": np.repeat(["ice", "wet", "ice"], 10),
+    }
+    floor = {"column": "floor", "values": {"ice": 0.05, "wet": 0.4}}
+    reader = of_csv(
+        tmp_path,
+        logged,
+        episode="run",
+        info={"run": "run", "floor": "floor"},
+        physics={"floor_friction": floor, "slope_deg": "mu", "gravity": 9.81},
+    )
+    assert [record["length"] for record in reader.episodes] == [9, 9, 9]
+    assert [record["physics"]["floor_friction"] for record in reader.episodes] == [0.05, 0.4, 0.05]
+    assert reader.episodes[1]["physics"] == {"floor_friction": 0.4, "slope_deg": 0.2, "gravity": 9.81}
+    assert [(record["info"]["run"], record["info"]["floor"]) for record in reader.episodes] == [
+        (7.0, "ice"),
+        (8.0, "wet"),
+        (9.0, "ice"),
+    ]
+    with pytest.raises(UserError, match=r"mu is not one value for the episode \(0.1, 0.2, 0.3, ...\); split at its"):
+        imported(tmp_path / "log.csv", tmp_path / "other", physics={"floor_friction": "mu"})
+    with pytest.raises(UserError, match='values: "wet" is unknown'):
+        values = {"column": "floor", "values": {"ice": 0.1}}
+        imported(tmp_path / "log.csv", tmp_path / "other", episode="run", physics={"floor_friction": values})
+
+
+def test_labels_from_the_path_and_files_by_pattern(tmp_path):
+    for name in ("ice/a.csv", "grass/b.csv", "summary.csv"):
+        write_csv(tmp_path / "raw" / name, cart())
+    reader = imported(
+        tmp_path / "raw", tmp_path / "logs", path="^(?P<floor>[a-z]+)/", files="*/*.csv", info={"floor": "floor"}
+    )
+    assert [record["info"]["floor"] for record in reader.episodes] == ["grass", "ice"]
+    with pytest.raises(UserError, match='summary.csv: label "floor" is unknown'):
+        imported(tmp_path / "raw", tmp_path / "other", path="^(?P<floor>[a-z]+)/", info={"floor": "floor"})
+    with pytest.raises(UserError, match="no regular expression"):
+        imported(tmp_path / "raw", tmp_path / "other", path="(")
+
+
+def test_a_flag_ends_an_episode_for_good(tmp_path):
+    """Two falls, on rows 9 and 29 of 30; the flag of the first stays up for three rows."""
+    logged = cart(30)
+    logged["fell"] = np.isin(np.arange(30), (7, 8, 9, 29)).astype(int)
+    reader = of_csv(tmp_path, logged, terminated="fell")
+    assert [(record["length"], record["terminated"]) for record in reader.episodes] == [(9, True), (19, True)]
+    assert reader.schema["source"]["repairs"] == {AFTER_END: 1}
+
+
+def test_a_reward_as_a_column_or_as_an_expression(tmp_path):
+    logged = cart(21, pay=np.arange(21.0))
+    by_column = of_csv(tmp_path, logged, reward="pay").episode(0)
+    np.testing.assert_allclose(by_column.reward, np.arange(20.0))
+    assert "reward" not in by_column.info
+    reader = imported(tmp_path / "log.csv", tmp_path / "b", reward="-(x_m**2) - 0.1*force_N**2")
+    expected = -(logged["x"][1:] ** 2) - 0.1 * logged["force"][:-1] ** 2
+    np.testing.assert_allclose(reader.episode(0).reward, expected, atol=1e-6)
+    with pytest.raises(UserError, match='channel "y_m" is unknown; did you mean "x_m"'):
+        imported(tmp_path / "log.csv", tmp_path / "c", reward="-y_m")
+    with pytest.raises(UserError, match=r"log\.csv: the reward '1/force_N' is inf in step \d+ \(force_N 0\)"):
+        write_csv(tmp_path / "zero" / "log.csv", {**logged, "force": 0 * logged["force"]})
+        imported(tmp_path / "zero", tmp_path / "d", reward="1/force_N")
+
+
+def test_without_a_clock_rows_are_taken_as_they_come(tmp_path):
+    columns = {name: values for name, values in cart().items() if name != "time"}
+    mapping = {key: value for key, value in CART.items() if key != "time"}
+    reader = imported(write_csv(tmp_path / "log.csv", columns), tmp_path / "logs", mapping)
+    assert reader.episodes[0]["length"] == 20
+    columns["x"][3] = np.nan
+    with pytest.raises(UserError, match=r"log\.csv: observation vector is nan in row 3, column 0 \(x_m\)"):
+        imported(write_csv(tmp_path / "nan" / "log.csv", columns), tmp_path / "other", mapping)
+
+
+def test_a_change_of_the_mapping_is_noticed(tmp_path):
+    reader = of_csv(tmp_path, cart())
+    assert imported(tmp_path / "log.csv", reader.folder).rows.shape == reader.rows.shape
+    with pytest.raises(UserError, match=r"an import of log\.csv under another mapping; choose another run folder"):
+        imported(tmp_path / "log.csv", reader.folder, control_hz=5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"observation": {"columns": {"x_m": "xx"}}}, 'column "xx" is unknown; did you mean "x"'),
+        ({"observation": {"columns": {"x_m": "floor"}}}, "floor: 'ice' in row 0 is no number"),
+        ({"observation": {"columns": {"x_m": {"column": "x", "unit": "yard"}}}}, 'unit "yard" is unknown'),
+        ({"observation": {"columns": {"x_m": {"column": "x", "angle": "round"}}}}, "unwrapped or sin_cos or null, not"),
+        ({"observation": {}}, "need either an array"),
+        ({"action": {"columns": {"f": {"column": "force", "angle": "sin_cos"}}}}, "`angle` is for observations"),
+        ({"time": "floor"}, "the clock floor is neither a number nor a date"),
+        ({"control_hz": 0}, "control_hz is 0, expected above 0"),
+        ({"show": ["y"]}, 'show: "y" is unknown'),
+        ({"info": {"a": "b"}}, 'label "b" is unknown'),
+        ({"gap_steps": "long"}, "gap_steps must be a number"),
+    ],
+)
+def test_a_wrong_mapping_is_one_line_that_names_the_offender(tmp_path, changes, words):
+    with pytest.raises(UserError, match=words):
+        of_csv(tmp_path, cart(floor=np.array(["ice"] * 21)), **changes)
+    assert not (tmp_path / "logs").exists()
+
+
+def test_the_double_pendulum_as_its_keepers_resampled_it(tmp_path, real_logs):
+    """18 of the original files, six headers, uneven clocks; the archive beside them was made by other people's code."""
+    folder = real_logs / "double_pendulum"
+    reader = LogReader(_packaged_import(folder / "original", tmp_path / "logs"))
+    archive = np.load(folder / "double_pendulum_real.npz")
+    sources = archive["source"].tolist()
+    assert len(reader) == 18 and reader.schema["control_hz"] == 100
+    for i, record in enumerate(reader.episodes):
+        k = sources.index(record["info"]["source"])
+        rows = slice(int(archive["ep_start"][k]), int(archive["ep_start"][k] + archive["ep_len"][k]))
+        episode, count = reader.episode(i), rows.stop - rows.start
+        assert episode.length >= count - 1
+        first = 1 if "sys_id_friccomp" in record["info"]["source"] else 0  # begins with a stamp that comes twice
+        np.testing.assert_allclose(
+            episode.observation["vector"][first:count], archive["obs"][rows][first:], atol=1e-6
+        )
+        np.testing.assert_allclose(
+            episode.action[first : count - 1], archive["action"][rows][first:-1], atol=1e-6
+        )
+
+
+def _packaged_import(data, into):
+    from worldmodel.logs.importing import as_log_folder
+
+    return as_log_folder(data, into, "double_pendulum")
+
+
+def test_the_mapping_may_lie_in_the_folder(tmp_path):
+    from worldmodel.logs.importing import as_log_folder
+
+    for i in range(2):
+        write_csv(tmp_path / "raw" / f"{i}.csv", cart(seed=i))
+    (tmp_path / "raw" / "mapping.yaml").write_text(yaml.safe_dump(CART))
+    assert len(LogReader(as_log_folder(tmp_path / "raw", tmp_path / "logs"))) == 2
+    assert math.isfinite(json.loads((tmp_path / "logs" / "schema.json").read_text())["action"]["high"][0])
