@@ -64,6 +64,8 @@ class ScenarioAudit:
     true_reward_per_step: float | None
     trusted: bool
     reason: str
+    falls_within_trust: Falls | None = None
+    """Each dream up to its own trust horizon, of which `horizon` is the median; None where no dream has one."""
 
 
 @dataclass

@@ -409,6 +409,44 @@ def test_falls_counted_by_hand():
     assert (by_20.recall, by_20.precision, by_20.f1) == (1.0, pytest.approx(2 / 3, abs=1e-5), 0.8)
 
 
+def test_falls_within_the_trust_horizon_counted_by_hand():
+    alive = {"reward": [0.0] * 20, "true_reward": [0.0] * 20}
+
+    def going(*gone: int) -> list[float]:
+        return [0.1 if t + 1 in gone else 0.99 for t in range(20)]
+
+    pairs = [
+        (made_up(**alive, continuation=going(7), steps=9, fell=True), 10),  # a hit
+        (made_up(**alive, continuation=going(7), steps=12, fell=True), 10),  # a false alarm: it falls later
+        (made_up(**alive, continuation=going(12), steps=9, fell=True), 10),  # missed: dreamt too late to be trusted
+        (made_up(**alive, continuation=going(3), steps=5, fell=False), 4),  # a false alarm, cut off after its trust
+        (made_up(**alive, continuation=going(3), steps=5, fell=False), 6),  # cut off before: nobody knows
+        (made_up(**alive, continuation=going(), steps=20, fell=False), 99),  # neither; trusted to its end, 20
+        (made_up(**alive, continuation=going(3), steps=20, fell=False), 0),  # not trusted at all
+        (made_up(**alive, continuation=going(3), steps=20, fell=False), None),  # nobody said
+    ]
+    for (dream, _), trust in pairs:
+        vars(dream)["trust_horizon"] = trust
+    found = judged(*(pair for pair, _ in pairs)).falls_within_trust
+    assert found is not None
+    assert (found.hits, found.false_alarms, found.missed, found.neither) == (1, 2, 1, 1)
+    assert found.horizon == 10  # the median of 10, 10, 10, 4, 6, 20
+    assert (found.precision, found.recall) == (pytest.approx(1 / 3, abs=1e-5), 0.5)
+    assert judged(*(pair for pair, trust in pairs if not trust)).falls_within_trust is None
+
+
+def test_falls_are_counted_by_scenario():
+    alive = {"reward": [0.0] * 15, "true_reward": [0.0] * 15}
+    hit = made_up(**alive, continuation=[0.1] * 15, steps=14, fell=True)
+    missed = made_up(**alive, continuation=[0.9] * 15, steps=14, fell=True)
+    dreams, truths = zip(hit, missed, missed, strict=True)
+    dreams = [replace(dream, scenario=name) for dream, name in zip(dreams, ("ice", "ice", "slope"), strict=True)]
+    comparison = Comparison(dreams, truths, [[] for _ in dreams], np.ones(1))
+    ice, slope = comparison.by_scenario(["x"])
+    assert (ice.scenario, ice.falls[0].f1, slope.scenario, slope.falls[0].f1) == ("ice", 0.666667, "slope", 0.0)
+    assert comparison.judge("overall", ["x"]).falls[0].f1 == 0.5
+
+
 def test_trust_is_judged_where_half_of_the_dreams_still_are():
     long = made_up(continuation=[1] * 6, reward=[0] * 6, true_reward=[0] * 6, steps=6, fell=False)
     short = made_up(continuation=[1] * 6, reward=[0] * 6, true_reward=[0] * 6, steps=3, fell=True)
