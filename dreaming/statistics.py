@@ -1,4 +1,4 @@
-"""How sure a few episodes or seeds can make anyone: intervals of rates and of means over seeds, and rank correlation."""
+"""How sure a few episodes or seeds can make anyone: intervals, for rates and for means over seeds; rank correlation."""
 
 import math
 from collections.abc import Sequence
