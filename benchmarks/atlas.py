@@ -147,7 +147,7 @@ def picture(atlas: Atlas, path: Path) -> None:
         axes.errorbar(
             x, y, xerr=spread[0], yerr=spread[1], fmt="o", color=colour, markersize=5, linewidth=0.8, label=label
         )
-    for cell in sorted(atlas.cells, key=lambda c: -abs(c.dreamt_rate - c.true_rate))[:5]:
+    for cell in sorted(atlas.cells, key=lambda c: -abs(c.dreamt_rate - c.true_rate))[:3]:
         axes.annotate(
             f"{cell.scenario}, {cell.label}", (cell.true_rate, cell.dreamt_rate), xytext=(5, 6),
             textcoords="offset points", fontsize=7,
