@@ -45,7 +45,7 @@ class Falls:
 
 @dataclass
 class ScenarioAudit:
-    """Curves run over `horizon`, 1 to H control steps."""
+    """Curves run over `horizon`, 1 to H control steps; all are empty where no dream could be repeated."""
 
     scenario: str
     dreams: int
@@ -64,8 +64,28 @@ class ScenarioAudit:
     true_reward_per_step: float | None
     trusted: bool
     reason: str
+    not_replayed: int = 0
+    """Dreams of this scenario beside `dreams`; AuditReport.not_replayed says why."""
     falls_within_trust: Falls | None = None
     """Each dream up to its own trust horizon, of which `horizon` is the median; None where no dream has one."""
+
+
+    @classmethod
+    def of_nothing(cls, scenario: str) -> "ScenarioAudit":
+        """Where no dream could be repeated."""
+        empty = ErrorCurve([], [])
+        return cls(scenario, 0, [], [], empty, empty, None, [], [], None, None, None, False, "nothing was repeated")
+
+
+@dataclass
+class NotReplayed:
+    """A dream that could not be repeated in the simulator."""
+
+    scenario: str
+    episode: int
+    step: int
+    reason: str  # one of few, to count by
+    detail: str  # what is particular to this dream; may be empty
 
 
 @dataclass
@@ -78,6 +98,7 @@ class AuditReport:
     simulator_steps: int = 0
     sensitivity_eps: float | None = None
     replicas: int = 0
+    not_replayed: list[NotReplayed] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         return to_dict(self)

@@ -17,7 +17,6 @@ class Comparison:
     def __init__(
         self, dreams: Sequence[Dream], truths: Sequence[Truth], kicked: Sequence[Sequence[Truth]], std: np.ndarray
     ) -> None:
-        self.scenario = np.array([dream.scenario for dream in dreams])
         self.horizon = max(dream.horizon for dream in dreams)
         self.std = std
         self.length = np.array([dream.horizon for dream in dreams])
@@ -50,9 +49,6 @@ class Comparison:
     def _size(self, off: np.ndarray) -> np.ndarray:
         """(N, H, D) differences to (N, H) root mean squares; NaN where there is nothing to compare."""
         return np.sqrt(np.mean((off / self.std) ** 2, -1))
-
-    def by_scenario(self, names: Sequence[str]) -> list[ScenarioAudit]:
-        return [self.judge(name, names, self.scenario == name) for name in dict.fromkeys(self.scenario.tolist())]
 
     def judge(self, scenario: str, names: Sequence[str], mine: np.ndarray | None = None) -> ScenarioAudit:
         """The dreams marked by `mine` (N,), or all."""
