@@ -1,6 +1,7 @@
 """What an audit found, as plain data."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -106,3 +107,17 @@ class AuditReport:
     @classmethod
     def from_dict(cls, mapping: Mapping[str, Any]) -> "AuditReport":
         return from_dict(cls, mapping, "audit")
+
+
+def why_not_replayed(missing: Sequence[NotReplayed]) -> list[str]:
+    """A line a reason, the commonest first: how many dreams, of which scenarios, and in what words one was refused."""
+    by_reason: dict[str, list[NotReplayed]] = {}
+    for one in missing:
+        by_reason.setdefault(one.reason, []).append(one)
+    lines = []
+    for reason, those in sorted(by_reason.items(), key=lambda item: -len(item[1])):
+        counts = Counter(one.scenario for one in those)
+        of = ", ".join(f"{count} of {scenario}" for scenario, count in counts.items())
+        detail = next((one.detail for one in those if one.detail), "")
+        lines.append(f"{of}: {reason}" + (f" ({detail})" if detail else ""))
+    return lines
