@@ -114,9 +114,17 @@ class RunFolder:
             try:
                 if self.exists:
                     claim.enter_context(locked(self.path))
+                    self._sweep()
                 yield
             finally:
                 self._claim_new = None
+
+    def _sweep(self) -> None:
+        """Removes what killed processes had written aside and not yet renamed."""
+        for stray in [*self.path.glob(".*.tmp"), *self.path.glob("*/.*.tmp")]:
+            writer = stray.name.split(".")[-2]
+            if writer.isdigit() and not Path(f"/proc/{writer}").exists():
+                stray.unlink(missing_ok=True)
 
     def create(self, config: NightConfig) -> None:
         self.path.mkdir(parents=True, exist_ok=True)

@@ -100,6 +100,20 @@ def test_two_nights_on_one_folder_are_one_too_many(tmp_path):
         pass
 
 
+def test_what_killed_nights_left_half_written_is_swept(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.create(NightConfig("push-box"))
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        gone.wait()
+    (run.path / "audit").mkdir()
+    strays = [run.path / f".progress.json.{gone.pid}.tmp", run.path / "audit" / f".dreams.npz.{gone.pid}.tmp"]
+    others = [run.path / f".survival.json.{os.getpid()}.tmp", run.path / "progress.json"]
+    for file in (*strays, *others):
+        file.write_text("{")
+    with run.claimed():
+        assert not any(file.exists() for file in strays) and all(file.exists() for file in others)
+
+
 def test_folders_of_others_get_no_lock(tmp_path):
     with RunFolder(tmp_path).claimed():
         assert list(tmp_path.iterdir()) == []
