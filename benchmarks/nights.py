@@ -5,7 +5,8 @@
 Half of the kills fall at a random moment of a phase, half in the midst of a write, of every kind that there is. After
 each, the run folder is read, and so is how much work is lost; the next leg must go on where the killed one was. Now and
 then a second night is begun on the same folder. When a night has come to its end, bytes of its checkpoints are altered.
-Results are kept in OUT/results.json after every leg, so that an interrupted run goes on.
+Results are kept in OUT/results.json after every night, so that an interrupted run goes on. Whether phases that last
+for minutes save in their midst, legs of seconds cannot show; `--hours 0.6` can.
 """
 
 import json
