@@ -1,26 +1,27 @@
 """Does a dream tell a good policy from a bad one? Scripted policies of push-box, in dreams and in PyBullet.
 
-    python benchmarks/ranking.py --folder runs/survival/push-box/seed-0
+    python benchmarks/ranking.py --run runs/survival/push-box/seed-0/shared
 
-The folder is one that `survival.py` left: logs, and the world model learnt from them. Dreams begin where logged
+The run is a night's, or one that `survival.py` left. Dreams begin where logged
 episodes began, are told the friction, and last as long as an episode.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 import tyro
 
+from dreaming.agent import Actor
+from dreaming.atlas import dreamt_failures
 from dreaming.evaluate import evaluate
-from dreaming.imagination import imagine, starts_from
-from dreaming.learning import dream_physics
+from dreaming.run import RunFolder
 from envs import registry
 from envs.experts.push_box import careful_oracle, push_box_expert
 from envs.physics import Physics
-from envs.tasks.push_box import GOAL_RADIUS_M
 from envs.workers import Workers
 from worldmodel.model import WorldModel
 from worldmodel.replay import Replay
@@ -54,7 +55,7 @@ RULES: dict[str, Rule] = {
 class Ranking:
     """Failure rates of scripted policies by floor friction, dreamt and true."""
 
-    folder: Path
+    run: Path
     count: int = 64
     """Dreams, and episodes in PyBullet, of each policy at each friction."""
 
@@ -86,24 +87,11 @@ class Chosen:
         return self.action
 
 
-@torch.no_grad()
-def dreamt(policy: Scripted, replay: Replay, count: int) -> float:
-    rng = np.random.default_rng(SEED)
-    torch.manual_seed(SEED)
-    first_rows = replay.offset[rng.choice(len(replay.episodes), count)][:, None]
-    starts = starts_from(policy.model, replay.gather(first_rows), "blind")
-    steps, hz = registry.task_class(TASK).max_steps, registry.task_class(TASK).control_hz
-    physics = dream_physics(policy.model, [policy.physics] * count, np.zeros(count, int), steps, hz)
-    rollout = imagine(policy.model, policy, starts, physics, steps, noisy=True)  # pyright: ignore[reportArgumentType]
-    lost = (rollout.continuation < 0.5).any(1)
-    missed = rollout.observation[:, -1, 15:17].norm(dim=-1) > GOAL_RADIUS_M
-    return float((lost | missed).float().mean())
-
-
 def main(options: Ranking) -> None:
     torch.set_num_threads(1)
-    model, _ = load_model(options.folder / "checkpoints")
-    reader = LogReader(options.folder / "episodes")
+    run = RunFolder(options.run)
+    model, _ = load_model(run.checkpoints)
+    reader = LogReader(run.logs(run.config()))
     replay = Replay(reader, model.context, split_episodes(reader)[1])
     print("| friction | " + " | ".join(map(str, FRICTIONS)) + " |\n" + "|---" * (1 + len(FRICTIONS)) + "|")
     with Workers(TASK, 32, processes=0) as workers:
@@ -112,8 +100,10 @@ def main(options: Ranking) -> None:
             for friction in FRICTIONS:
                 physics = registry.nominal(TASK).replace(floor_friction=friction)
                 policy = Scripted(rule, physics, model)
+                actor = cast(Actor, policy)  # called as one
+                failed = dreamt_failures(model, actor, replay, TASK, physics, options.count, SEED)
                 (cell,) = evaluate(TASK, policy, [("", "", physics)], range(SEED, SEED + options.count), workers)
-                rows["dreamt"].append(f"{dreamt(policy, replay, options.count):.2f}")
+                rows["dreamt"].append(f"{failed.mean():.2f}")
                 rows["true"].append(f"{cell.failure_rate:.2f}")
             for kind, rates in rows.items():
                 print(f"| {name}, {kind} | " + " | ".join(rates) + " |", flush=True)

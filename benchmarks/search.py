@@ -1,13 +1,12 @@
 """Does a search that keeps elites find more failures than uniform draws or a Sobol sequence of as many worlds?
 
     python benchmarks/search.py
-    python benchmarks/search.py --folder runs/survival/push-box/seed-0 --budget 600
+    python benchmarks/search.py --run runs/survival/push-box/seed-0/shared --budget 600
 
 The first, on landscapes whose pockets of failure are known: narrow bumps at random places of a cube, a part of which is
-not trusted. A pocket counts as found when an elite fails by at least 80% of its top. The second, on dreams: a folder of
-benchmarks/survival.py (its logs, and the world model in `checkpoints`), and a clone of the demonstrator made on the
-spot. *Failing* is the number of cells whose elite fails by a quarter or more, *QD* the sum over all elites, *worst* the
-worst elite. Interquartile means over seeds, with 95% bootstrap intervals.
+not trusted. A pocket counts as found when an elite fails by at least 80% of its top. The second, on dreams of the clone of
+a run, a night's or one that `survival.py` left. *Failing* is the number of cells whose elite fails by a quarter or more,
+*QD* the sum over all elites, *worst* the worst elite. Interquartile means over seeds, with 95% bootstrap intervals.
 """
 
 from dataclasses import dataclass
@@ -17,20 +16,19 @@ import numpy as np
 import torch
 import tyro
 
-from configs import UserError, from_dict, packaged
+from configs import UserError
 from dreaming.imagined_failure import ImaginedFailure, near_logs
-from dreaming.learning import DreamLearner
 from dreaming.reach import FAILING, Reach, not_learnable, proposals
-from dreaming.run import NightConfig
+from dreaming.run import CLONE, RunFolder
 from dreaming.scenario import load_scenarios
 from dreaming.search import Archive, Axis, Evaluate, Evaluation, Space, random_search, search, sobol_search
 from dreaming.statistics import interquartile_mean, stratified_bootstrap
 from dreaming.survival import log_ranges
 from envs import registry
-from worldmodel.model import ModelConfig
+from worldmodel.replay import Replay
 from worldmodel.speed import prepare_cpu
 from worldmodel.storage import LogReader
-from worldmodel.trainer import Trainer, TrainerConfig
+from worldmodel.trainer import split_episodes
 
 METHODS = {"MAP-Elites": search, "random": random_search, "Sobol": sobol_search}
 
@@ -39,8 +37,8 @@ METHODS = {"MAP-Elites": search, "random": random_search, "Sobol": sobol_search}
 class Search:
     """MAP-Elites against random and Sobol search, at as many evaluations."""
 
-    folder: Path | None = None
-    """A seed's folder of benchmarks/survival.py; without it, analytic landscapes."""
+    run: Path | None = None
+    """Without it, analytic landscapes."""
     seeds: int = 10
     first_seed: int = 1000
     """The landscapes from 0 on were used to choose how parents are drawn."""
@@ -49,10 +47,6 @@ class Search:
     pockets: int = 6
     width: float = 0.08
     """Of a pocket, as a standard deviation and a share of each axis."""
-    clone_updates: int = 2000
-    checkpoints: str = "checkpoints"
-    """Where in the folder the world model lies."""
-    size: str = "laptop"
     widths: float = 1.0
     """Dreams are trusted so many widths of the logs beyond the logs."""
 
@@ -116,22 +110,15 @@ def analytic(options: Search) -> None:
     print(f"{options.budget} evaluations, {options.seeds} seeds\n\n{table(found)}")
 
 
-def dreamt(options: Search, folder: Path) -> None:
+def dreamt(options: Search, run: RunFolder) -> None:
     torch.set_num_threads(1)
     prepare_cpu()
-    reader = LogReader(folder / "episodes")
-    trainer = Trainer(
-        reader, from_dict(ModelConfig, packaged("sizes", options.size), f"size {options.size}"), TrainerConfig()
-    )
-    trainer.restore(folder / options.checkpoints)
-    model, task, hz = trainer.model, reader.schema["task"], float(reader.schema["control_hz"])
+    reader, agent = LogReader(run.logs(run.config())), run.load_agent(CLONE)
+    model, task, hz = agent.model, reader.schema["task"], float(reader.schema["control_hz"])
     nominal, scenarios = registry.nominal(task), load_scenarios("edge-cases", task)
-    config = NightConfig.for_task(task).dream
-    learner = DreamLearner(model, trainer.replay, task, nominal, [], hz, config)
-    for update in range(options.clone_updates):
-        learner.clone(update / options.clone_updates)
+    held_out = Replay(reader, model.context, split_episodes(reader)[1])
     fixed = registry.task_class(task).reset_only
-    dreams = ImaginedFailure(model, learner.learner.actor, trainer.held_out, nominal, hz)
+    dreams = ImaginedFailure(model, agent.actor, held_out, nominal, hz)
     whole = Space.of(model.context, log_ranges(reader, task), scenarios, task, without=fixed)
     scan = whole.scan(dreams.over(whole, near_logs(whole, options.widths)))
     print(f"{task}: each factor by itself, from end to end, imagined failure (-: not trusted)")
@@ -167,10 +154,10 @@ def outlook(evaluate: Evaluate, space: Space, task: str, archive: Archive | None
 def main(options: Search) -> None:
     if options.seeds < 1 or options.budget < 1:
         raise UserError("--seeds and --budget must be at least 1")
-    if options.folder is None:
+    if options.run is None:
         analytic(options)
     else:
-        dreamt(options, options.folder)
+        dreamt(options, RunFolder(options.run))
 
 
 if __name__ == "__main__":

@@ -9,14 +9,15 @@ the truth has ended are compared no further; `compared` says how many dreams a f
 them out, the rest are those that stood.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
 from configs import UserError
-from dreaming.audit_report import AuditReport, ChannelError, ErrorCurve, Falls, ScenarioAudit
+from dreaming.audit_report import AuditReport, ChannelError, ErrorCurve, Falls, NotReplayed, ScenarioAudit
 from dreaming.comparison import Comparison
-from dreaming.truth import Dream, Episodes, Listed, from_log, simulate
+from dreaming.truth import Dream, Episodes, Listed, Truth, from_log, simulate
 from envs import registry
 from envs.workers import Workers
 from worldmodel.episode import Episode
@@ -36,27 +37,63 @@ def audit(
 ) -> AuditReport:
     """Repeats every dream in the simulator, once as it is and `replicas` times from a start kicked by eps * std.
 
+    A dream that cannot be repeated is counted with its reason. A scenario of which fewer than half of the dreams could
+    be repeated is not trusted: the rest may be those that go well.
+
     Args:
         channel_std: (D,) by which errors are normalised; 1 for a channel that never moves.
         replicas: 0 leaves the sensitivity out, and its cost.
 
     Raises:
-        UserError: no dreams; a log that does not replay bit for bit.
+        UserError: no dreams.
     """
     std = _check(dreams, channel_std)
     before = workers.steps
     runs = simulate(dreams, _by_number(episodes), workers, sensitivity_eps * std, replicas)
-    comparison = Comparison(dreams, [r[0] for r in runs], [r[1:] for r in runs], std)
-    names = list(registry.task_class(workers.task).observation_names)
+    overall, scenarios = _judged(dreams, runs, std, list(registry.task_class(workers.task).observation_names))
     return AuditReport(
         simulator=True,
         note="same start, commands and physics in PyBullet",
-        overall=comparison.judge("overall", names),
-        scenarios=comparison.by_scenario(names),
+        overall=overall,
+        scenarios=scenarios,
         simulator_steps=workers.steps - before,
         sensitivity_eps=sensitivity_eps if replicas else None,
         replicas=replicas,
+        not_replayed=[
+            NotReplayed(dream.scenario, dream.episode, dream.step, truth.unknown, truth.detail)
+            for dream, (truth, *_) in zip(dreams, runs, strict=True)
+            if truth.unknown
+        ],
     )
+
+
+def _judged(
+    dreams: Sequence[Dream], runs: Sequence[Sequence[Truth]], std: np.ndarray, names: Sequence[str]
+) -> tuple[ScenarioAudit, list[ScenarioAudit]]:
+    """All dreams together, and by scenario, those that could not be repeated left out and counted."""
+    known = [i for i, run in enumerate(runs) if not run[0].unknown]
+    comparison = None
+    if known:
+        kept = [runs[i] for i in known]
+        comparison = Comparison([dreams[i] for i in known], [r[0] for r in kept], [r[1:] for r in kept], std)
+
+    def judge(name: str, mine: Sequence[int]) -> ScenarioAudit:
+        repeated = [i for i in mine if not runs[i][0].unknown]
+        if comparison is None or not repeated:
+            found = ScenarioAudit.of_nothing(name)
+        else:
+            found = comparison.judge(name, names, np.isin(known, repeated))
+        found.not_replayed = len(mine) - len(repeated)
+        if found.not_replayed > len(repeated):
+            why, _ = Counter(runs[i][0].unknown for i in mine if runs[i][0].unknown).most_common(1)[0]
+            found.trusted = False
+            found.reason = f"only {len(repeated)} of {len(mine)} dreams could be repeated in the simulator: {why}"
+        return found
+
+    by_scenario: dict[str, list[int]] = {}
+    for i, dream in enumerate(dreams):
+        by_scenario.setdefault(dream.scenario, []).append(i)
+    return judge("overall", range(len(dreams))), [judge(name, mine) for name, mine in by_scenario.items()]
 
 
 def audit_on_logs(
@@ -68,9 +105,8 @@ def audit_on_logs(
     """For a machine without a simulator: dreams under a held-out log's own commands, against that log."""
     std = _check(dreams, channel_std)
     source = _by_number(episodes)
-    comparison = Comparison(dreams, [from_log(dream, source) for dream in dreams], [[] for _ in dreams], std)
     names = channel_names or [f"channel {i}" for i in range(len(std))]
-    return AuditReport(False, NOT_AUDITED, comparison.judge("overall", names), comparison.by_scenario(names))
+    return AuditReport(False, NOT_AUDITED, *_judged(dreams, [[from_log(d, source)] for d in dreams], std, names))
 
 
 def _by_number(episodes: Sequence[Episode] | Episodes) -> Episodes:

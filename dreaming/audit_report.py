@@ -1,6 +1,7 @@
 """What an audit found, as plain data."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,7 +46,7 @@ class Falls:
 
 @dataclass
 class ScenarioAudit:
-    """Curves run over `horizon`, 1 to H control steps."""
+    """Curves run over `horizon`, 1 to H control steps; all are empty where no dream could be repeated."""
 
     scenario: str
     dreams: int
@@ -64,6 +65,28 @@ class ScenarioAudit:
     true_reward_per_step: float | None
     trusted: bool
     reason: str
+    not_replayed: int = 0
+    """Dreams of this scenario beside `dreams`; AuditReport.not_replayed says why."""
+    falls_within_trust: Falls | None = None
+    """Each dream up to its own trust horizon, of which `horizon` is the median; None where no dream has one."""
+
+
+    @classmethod
+    def of_nothing(cls, scenario: str) -> "ScenarioAudit":
+        """Where no dream could be repeated."""
+        empty = ErrorCurve([], [])
+        return cls(scenario, 0, [], [], empty, empty, None, [], [], None, None, None, False, "nothing was repeated")
+
+
+@dataclass
+class NotReplayed:
+    """A dream that could not be repeated in the simulator."""
+
+    scenario: str
+    episode: int
+    step: int
+    reason: str  # one of few, to count by
+    detail: str  # what is particular to this dream; may be empty
 
 
 @dataclass
@@ -76,6 +99,7 @@ class AuditReport:
     simulator_steps: int = 0
     sensitivity_eps: float | None = None
     replicas: int = 0
+    not_replayed: list[NotReplayed] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         return to_dict(self)
@@ -83,3 +107,17 @@ class AuditReport:
     @classmethod
     def from_dict(cls, mapping: Mapping[str, Any]) -> "AuditReport":
         return from_dict(cls, mapping, "audit")
+
+
+def why_not_replayed(missing: Sequence[NotReplayed]) -> list[str]:
+    """A line a reason, the commonest first: how many dreams, of which scenarios, and in what words one was refused."""
+    by_reason: dict[str, list[NotReplayed]] = {}
+    for one in missing:
+        by_reason.setdefault(one.reason, []).append(one)
+    lines = []
+    for reason, those in sorted(by_reason.items(), key=lambda item: -len(item[1])):
+        counts = Counter(one.scenario for one in those)
+        of = ", ".join(f"{count} of {scenario}" for scenario, count in counts.items())
+        detail = next((one.detail for one in those if one.detail), "")
+        lines.append(f"{of}: {reason}" + (f" ({detail})" if detail else ""))
+    return lines

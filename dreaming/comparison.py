@@ -17,12 +17,14 @@ class Comparison:
     def __init__(
         self, dreams: Sequence[Dream], truths: Sequence[Truth], kicked: Sequence[Sequence[Truth]], std: np.ndarray
     ) -> None:
-        self.scenario = np.array([dream.scenario for dream in dreams])
         self.horizon = max(dream.horizon for dream in dreams)
         self.std = std
         self.length = np.array([dream.horizon for dream in dreams])
         self.steps = np.array([truth.steps for truth in truths])
         self.fell = np.array([truth.fell for truth in truths])
+        trusted = [getattr(dream, "trust_horizon", None) for dream in dreams]
+        # A trust that reaches beyond a dream's end says no more than the dream does; 0: nothing is said.
+        self.trusted_for = np.minimum(self.length, [0 if steps is None else steps for steps in trusted])
         start = np.stack([truth.observation[0] for truth in truths]).astype(np.float64)  # (N, D)
         _check_starts(np.stack([dream.observation[0] for dream in dreams]), start, std)
         truth = self._stack([t.observation[1:] for t in truths])  # (N, H, D)
@@ -47,9 +49,6 @@ class Comparison:
     def _size(self, off: np.ndarray) -> np.ndarray:
         """(N, H, D) differences to (N, H) root mean squares; NaN where there is nothing to compare."""
         return np.sqrt(np.mean((off / self.std) ** 2, -1))
-
-    def by_scenario(self, names: Sequence[str]) -> list[ScenarioAudit]:
-        return [self.judge(name, names, self.scenario == name) for name in dict.fromkeys(self.scenario.tolist())]
 
     def judge(self, scenario: str, names: Sequence[str], mine: np.ndarray | None = None) -> ScenarioAudit:
         """The dreams marked by `mine` (N,), or all."""
@@ -76,7 +75,12 @@ class Comparison:
                 ChannelError(name, _rms(self.off[mine, :, c], lived), _rms(self.off_still[mine, :, c], lived))
                 for c, name in enumerate(names)
             ],
-            falls=[self._falls(mine, h) for h in sorted({*FALL_HORIZONS, len(horizon)}) if h <= len(horizon)],
+            falls=[
+                self._falls(mine, np.full(len(mine), h))
+                for h in sorted({*FALL_HORIZONS, len(horizon)})
+                if h <= len(horizon)
+            ],
+            falls_within_trust=self._falls_within_trust(mine),
             reward_bias_per_step=bias,
             reward_bias_per_dream=per_dream,
             true_reward_per_step=true,
@@ -84,15 +88,20 @@ class Comparison:
             reason=reason,
         )
 
-    def _falls(self, mine: np.ndarray, horizon: int) -> Falls:
+    def _falls_within_trust(self, mine: np.ndarray) -> Falls | None:
+        told = mine & (self.trusted_for > 0)
+        return self._falls(told, self.trusted_for) if told.any() else None
+
+    def _falls(self, mine: np.ndarray, by: np.ndarray) -> Falls:
+        """Falls up to step `by` (N,) of each dream."""
         # A shorter dream says nothing about this horizon; nor does a truth that was cut off before it.
-        truly = self.fell & (self.steps <= horizon)
-        known = mine & (self.length >= horizon) & (truly | (self.steps >= horizon))
-        dreamt = (self.continuation[:, :horizon] < 0.5).any(1)
+        truly = self.fell & (self.steps <= by)
+        known = mine & (self.length >= by) & (truly | (self.steps >= by))
+        dreamt = ((self.continuation < 0.5) & (np.arange(1, self.horizon + 1) <= by[:, None])).any(1)
         hits = int((known & truly & dreamt).sum())
         alarms, missed = int((known & dreamt & ~truly).sum()), int((known & truly & ~dreamt).sum())
         return Falls(
-            horizon=horizon,
+            horizon=int(np.median(by[mine])),
             hits=hits,
             false_alarms=alarms,
             missed=missed,

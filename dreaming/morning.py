@@ -95,6 +95,7 @@ def report(night: Night, phase: Phase) -> Path:
     found.audit = AuditReport.from_dict(audited) if audited else None
     if found.audit is not None and night.simulated and phase.left() > 5 and not night.budget.stop.is_set():
         found.videos = films(night, phase)
+        found.warnings += [text for text in night.state.warnings if text not in found.warnings]
     found.training = training(night)
     # What is still to come is short; the phase's own time so far stands for it.
     seconds = dict(night.state.seconds)
@@ -192,6 +193,9 @@ def films(night: Night, phase: Phase) -> list[data.Video]:
             steps = night.config.film_steps
             (dream,) = auditor.dreams([by_name[name]], 1, steps, AUDIT_SEEDS + 200_000, from_start=True)
             ((truth,),) = simulate([dream], night.trainer.held_out.reader, workers)
+            if truth.unknown:
+                night.state.warn(f"no film of {name}, as the dream could not be repeated: {truth.unknown}")
+                continue
             made.append(film(night.run.path, night.config.task, dream, truth, night.control_hz))
             each = phase.elapsed() - begun
         night.state.count("audit", workers.steps)

@@ -1,6 +1,8 @@
 """A run is a folder: `config.yaml`, `episodes/`, `checkpoints/`, `audit/`, `report/`, `wandb/`, `progress.json`."""
 
 import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from configs import UserError, from_dict, load_yaml, packaged, packaged_names, t
 from dreaming.actor_critic import ActorCritic
 from dreaming.agent import Agent
 from dreaming.learning import DreamConfig
+from dreaming.lock import LOCK, locked
 from worldmodel import checkpoint
 from worldmodel.log_format import SCHEMA
 from worldmodel.model import WorldModel
@@ -18,7 +21,7 @@ from worldmodel.trainer import TrainerConfig, build_model
 
 CLONE, LATEST, BEST = "policy-cloned", "policy-latest", "policy-best"
 OURS = {"config.yaml", "episodes", "episodes.importing", "checkpoints", "plots", "audit", "report", "wandb"}
-OURS |= {"metrics.jsonl", "progress.json", "survival.json", "evaluation.json"}
+OURS |= {"metrics.jsonl", "progress.json", "survival.json", "evaluation.json", LOCK}
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ class RunFolder:
         self.episodes = path / "episodes"
         self.checkpoints = path / "checkpoints"
         self.metrics = path / "metrics.jsonl"
+        self._claim_new: ExitStack | None = None  # where `create` puts the lock
 
     @property
     def exists(self) -> bool:
@@ -100,8 +104,35 @@ class RunFolder:
                 f"{self.path} is no run folder (it holds {held}); give a new or empty one, or an earlier run's"
             )
 
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Keeps other nights off this folder meanwhile; a new one is claimed when `create` makes it.
+
+        Raises:
+            UserError: another night is going on here, with its process id.
+        """
+        with ExitStack() as claim:
+            self._claim_new = None if self.exists else claim
+            try:
+                if self.exists:
+                    claim.enter_context(locked(self.path))
+                    self._sweep()
+                yield
+            finally:
+                self._claim_new = None
+
+    def _sweep(self) -> None:
+        """Removes what killed processes had written aside and not yet renamed."""
+        for stray in [*self.path.glob(".*.tmp"), *self.path.glob("*/.*.tmp")]:
+            writer = stray.name.split(".")[-2]
+            if writer.isdigit() and not Path(f"/proc/{writer}").exists():
+                stray.unlink(missing_ok=True)
+
     def create(self, config: NightConfig) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
+        if self._claim_new is not None:
+            self._claim_new.enter_context(locked(self.path))
+            self._claim_new = None
         text = yaml.safe_dump(to_dict(config), sort_keys=False)
         checkpoint.write_atomically(self.path / "config.yaml", text.encode())
 

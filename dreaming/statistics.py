@@ -1,4 +1,4 @@
-"""How sure a few episodes or seeds can make anyone: intervals for rates, and for means over seeds."""
+"""How sure a few episodes or seeds can make anyone: intervals, for rates and for means over seeds; rank correlation."""
 
 import math
 from collections.abc import Sequence
@@ -57,3 +57,21 @@ def stratified_bootstrap(
     means = [interquartile_mean(row) for row in drawn]
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def ranks(values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """From 1 on; equal values share the mean of their places."""
+    _, which, counts = np.unique(np.asarray(values, np.float64), return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return (last - (counts - 1) / 2)[which]
+
+
+def spearman(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray) -> float | None:
+    """Rank correlation with ties: Pearson's of the ranks. None where either is the same throughout."""
+    a, b = ranks(first), ranks(second)
+    if len(a) != len(b):
+        raise ValueError(f"{len(a)} values have no order in common with {len(b)}")
+    middle = (len(a) + 1) / 2
+    a, b = a - middle, b - middle
+    size = math.sqrt(float(a @ a) * float(b @ b))
+    return float(a @ b) / size if size else None

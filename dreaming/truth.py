@@ -6,10 +6,19 @@ from typing import Protocol
 
 import numpy as np
 
+from configs import UserError
 from envs import registry
 from envs.physics import Change, Physics
-from envs.workers import Workers
+from envs.slots import SimulatorError
+from envs.workers import ProcessLostError, Workers
 from worldmodel.episode import Episode
+
+# Why a dream cannot be repeated
+NOT_FINITE = "its commands are not finite"
+NO_STATE = "its log holds no simulator state"
+OUT_OF_REACH = "its start or its physics lies outside the simulator's reach"
+FAILED = "the simulator failed"
+LOST = "its simulator process died or hung"
 
 
 class Episodes(Protocol):
@@ -60,6 +69,8 @@ class Truth:
     reward: np.ndarray  # (H,); zero after the end
     steps: int  # that there were, at most H
     fell: bool  # terminated at `steps`; otherwise the time limit, or the log's end, cut it off
+    unknown: str = ""  # why nobody knows what truly happens: then there are no steps, and all observations are NaN
+    detail: str = ""  # of that, in the words of whoever noticed
 
     @property
     def lived(self) -> np.ndarray:
@@ -77,18 +88,32 @@ def simulate(
     """Repeats every dream in the simulator; for each, the truth first, then `replicas` from a kicked start.
 
     Sensor noise is left out: it is in what the robot sees, not in what happens, and `Dream.observation` has none.
+    What goes wrong with some dreams costs the others nothing: those that ran beside it are tried once more, each alone,
+    and what then cannot be repeated is a Truth that is `unknown`. So are all replicas of commands that are not finite.
 
     Args:
         kick: (D,) standard deviation of the kick by channel.
     """
-    jobs = [(i, replica) for i in range(len(dreams)) for replica in range(1 + (replicas if kick is not None else 0))]
+    each = 1 + (replicas if kick is not None else 0)
+    found: dict[tuple[int, int], Truth] = {}
+    jobs: list[tuple[int, int]] = []
+    for i, dream in enumerate(dreams):
+        finite = bool(np.isfinite(dream.action).all())
+        for replica in range(each):
+            if finite:
+                jobs.append((i, replica))
+            else:
+                found[i, replica] = _unknown(dream, NOT_FINITE, "")
     # Replays of like length side by side: every process then has the same to do.
     jobs.sort(key=lambda job: dreams[job[0]].step)
-    found: dict[tuple[int, int], Truth] = {}
     for begin in range(0, len(jobs), workers.n_envs):
         chunk = jobs[begin : begin + workers.n_envs]
-        found.update(zip(chunk, _simulate_chunk(chunk, dreams, episodes, workers, kick), strict=True))
-    return [[found[i, r] for r in range(1 + (replicas if kick is not None else 0))] for i in range(len(dreams))]
+        try:
+            found.update(zip(chunk, _simulate_chunk(chunk, dreams, episodes, workers, kick), strict=True))
+        except (UserError, SimulatorError):
+            for job in chunk:
+                found[job] = _simulate_alone(job, dreams, episodes, workers, kick)
+    return [[found[i, replica] for replica in range(each)] for i in range(len(dreams))]
 
 
 def from_log(dream: Dream, episodes: Episodes) -> Truth:
@@ -101,6 +126,22 @@ def from_log(dream: Dream, episodes: Episodes) -> Truth:
     truth.reward[: truth.steps] = episode.reward[dream.step : dream.step + truth.steps]
     truth.fell = episode.terminated and dream.step + truth.steps == episode.length
     return truth
+
+
+def _simulate_alone(
+    job: tuple[int, int], dreams: Sequence[Dream], episodes: Episodes, workers: Workers, kick: np.ndarray | None
+) -> Truth:
+    dream = dreams[job[0]]
+    try:
+        if "seed" not in episodes.episode(dream.episode).info:
+            return _unknown(dream, NO_STATE, f"episode {dream.episode} does not state its seed")
+        return _simulate_chunk([job], dreams, episodes, workers, kick)[0]
+    except ProcessLostError as error:
+        return _unknown(dream, LOST, str(error))
+    except SimulatorError as error:
+        return _unknown(dream, FAILED, str(error).strip().splitlines()[-1])
+    except UserError as error:
+        return _unknown(dream, OUT_OF_REACH, str(error))
 
 
 def _simulate_chunk(
@@ -143,6 +184,12 @@ def _simulate_chunk(
 def _physics(dream: Dream, episode: Episode, task: str) -> Physics:
     logged = Physics.from_dict(episode.physics, registry.nominal(task))
     return Physics.from_dict(dream.physics, logged).replace(sensor_noise=0.0).changing(dream.changes)
+
+
+def _unknown(dream: Dream, reason: str, detail: str) -> Truth:
+    truth = _blank(dream)
+    truth.unknown, truth.detail = reason, detail
+    return truth
 
 
 def _blank(dream: Dream) -> Truth:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +63,18 @@ def audit_table(audit: AuditReport) -> tuple[list[str], list[list[Any]]]:
     for one in [*audit.scenarios, audit.overall]:
         falls = one.falls[-1] if one.falls else None
         rows.append(
-            [one.scenario, audit.simulator, one.dreams, one.trusted, one.reason, one.horizon[-1]]
-            + [one.error.median[-1], one.persistence.median[-1]]
-            + [one.sensitivity.median[-1] if one.sensitivity else None]
+            [one.scenario, audit.simulator, one.dreams, one.trusted, one.reason, _last(one.horizon)]
+            + [_last(one.error.median), _last(one.persistence.median)]
+            + [_last(one.sensitivity.median) if one.sensitivity else None]
             + [falls.precision if falls else None, falls.recall if falls else None]
             + [one.reward_bias_per_step, one.reward_bias_per_dream]
         )
     return columns, rows
+
+
+def _last(values: Sequence[float | None]) -> float | None:
+    """None where no dream could be repeated."""
+    return values[-1] if values else None
 
 
 def summary_scalars(report: Report) -> dict[str, float]:

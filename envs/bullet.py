@@ -238,9 +238,18 @@ class BulletEnv(gymnasium.Env[Any, np.ndarray]):
         weights = [0.65, 0.35] if len(pictures) == 2 else None
         return np.average(pictures, axis=0, weights=weights).round().astype(np.uint8)
 
-    def travelled(self, vectors: np.ndarray) -> np.ndarray:
+    @classmethod
+    def travelled(cls, vectors: np.ndarray) -> np.ndarray:
         """Metres along +x (T,) that a rollout (T, D) implies; zeros where the observation holds the position."""
         return np.zeros(len(vectors))
+
+    @classmethod
+    def solved(cls, vectors: np.ndarray) -> bool:
+        """Whether an episode of these observations (T + 1, D), true or dreamt, comes to a success, as far as they tell.
+
+        They run from the start to the end of an episode that did not end in failure.
+        """
+        return True
 
     # -- inside --------------------------------------------------------------------------------
 

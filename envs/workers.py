@@ -5,36 +5,35 @@ What an environment does depends on the seed and the physics it is given, never 
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
-import traceback
-from collections.abc import Callable, Iterator, Sequence
+import socket
+import struct
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
-from typing import Any
 
 import numpy as np
 
 from configs import UserError
 from envs import registry
 from envs.physics import Physics
+from envs.slots import SCALARS, Arrays, Slots, serve
 from worldmodel.episode import Episode
 
-Arrays = dict[str, np.ndarray]
-SCALARS = {
-    "reward": np.float32,
-    "terminated": np.bool_,
-    "truncated": np.bool_,
-    "push": np.float32,
-    "progress": np.float32,
-    "success": np.bool_,
-    "failure": np.bool_,
-}
+HANG_S = 120.0  # without an answer for so long, and what replays take, a process counts as hung
+REPLAYED_STEP_S = 0.05  # allowed for each step of a replay: much more than it takes
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+class ProcessLostError(UserError):
+    """A simulator process died or hung. Another is in its place: environments of the failed call must begin anew."""
 
 
 @dataclass
@@ -52,9 +51,14 @@ class Workers:
     """`n_envs` environments of one task, spread over `processes` (0: in this process; None: one a core).
 
     `steps` counts every control step simulated since the start, replays included.
+
+    Calls raise `ProcessLostError` where a process died, or gave no answer for `hang_s` seconds, and `SimulatorError`
+    where an environment failed. Both leave the workers usable; which environments had done the call is not known.
     """
 
-    def __init__(self, task: str, n_envs: int, processes: int | None = None, camera: bool = False) -> None:
+    def __init__(
+        self, task: str, n_envs: int, processes: int | None = None, camera: bool = False, hang_s: float = HANG_S
+    ) -> None:
         if n_envs < 1:
             raise UserError(f"workers: n_envs = {n_envs}; at least 1 is needed")
         if processes is None:
@@ -62,15 +66,17 @@ class Workers:
         registry.nominal(task)  # an unknown task is an error here, not in a process
         self.task, self.n_envs, self.camera = task, n_envs, camera
         self.processes = min(processes, n_envs)
-        self.steps = 0
-        self._local = _Slots(task, camera) if self.processes == 0 else None
+        self.steps, self.hang_s = 0, hang_s
+        self._local = Slots(task, camera) if self.processes == 0 else None
         self._connections: list[Connection] = []
         self._started: list[BaseProcess] = []
         # Runs at exit too, before multiprocessing waits for its children.
         self._finalize = Finalize(self, _shut_down, args=(self._connections, self._started), exitpriority=10)
         try:
             for _ in range(self.processes):
-                self._start_process()
+                connection, process = self._start_process()
+                self._connections.append(connection)
+                self._started.append(process)
         except BaseException:
             self.close()
             raise
@@ -101,7 +107,8 @@ class Workers:
         """Replays each logged episode up to its step, then switches to `physics` (None: as logged)."""
         until = [int(step) for step in steps]
         shortened = [_shorten(episode, step) for episode, step in zip(episodes, until, strict=True)]
-        observation = self._call("start_at", indices, shortened, until, list(physics))
+        patience_s = self.hang_s + REPLAYED_STEP_S * sum(until)
+        observation = self._call("start_at", indices, shortened, until, list(physics), patience_s=patience_s)
         self.steps += sum(until)
         return observation
 
@@ -124,7 +131,9 @@ class Workers:
         scale = np.asarray(scale, np.float64)
         self._call("perturb", indices, [int(seed) for seed in seeds], [scale] * len(indices))
 
-    def _call(self, method: str, indices: Sequence[int], *arguments: Sequence | np.ndarray) -> Arrays:
+    def _call(
+        self, method: str, indices: Sequence[int], *arguments: Sequence | np.ndarray, patience_s: float | None = None
+    ) -> Arrays:
         """Row k of every argument belongs to environment indices[k]; so does row k of the answer."""
         slots = np.asarray(indices, np.int64)
         self._check(method, slots, arguments)
@@ -132,19 +141,27 @@ class Workers:
             return self._local.call(method, slots.tolist(), *arguments)
         owner = slots % self.processes
         rows = {process: np.flatnonzero(owner == process) for process in np.unique(owner).tolist()}
+        until = time.monotonic() + (self.hang_s if patience_s is None else patience_s)
         try:
+            asked = {}
             for process, mine in rows.items():
-                self._send(process, (method, slots[mine].tolist(), *(_take(values, mine) for values in arguments)))
-            replies = [self._receive(process) for process in rows]
+                message = (method, slots[mine].tolist(), *(_take(values, mine) for values in arguments))
+                asked[process] = self._send(process, message)
+            # Every answer is read, whatever the others are: the next question must not get an old one.
+            replies = [lost or self._receive(process, until) for process, lost in asked.items()]
+            for process, reply in zip(rows, replies, strict=True):
+                if isinstance(reply, ProcessLostError):
+                    self._replace(process)
         except BaseException:
-            # A question without its answer read: nothing after it could be trusted.
+            # Interrupted: a question without its answer read. Nothing after it could be trusted.
             self.close()
             raise
-        for reply in replies:
-            if isinstance(reply, BaseException):
-                raise reply
+        failures = [reply for reply in replies if isinstance(reply, BaseException)]
+        if failures:
+            raise next((one for one in failures if isinstance(one, ProcessLostError)), failures[0])
         order = np.argsort(np.concatenate(list(rows.values())))
-        return {name: np.concatenate([reply[name] for reply in replies])[order] for name in replies[0]}
+        answers = [reply for reply in replies if isinstance(reply, dict)]
+        return {name: np.concatenate([answer[name] for answer in answers])[order] for name in answers[0]}
 
     def _check(self, method: str, slots: np.ndarray, arguments: Sequence[Sequence | np.ndarray]) -> None:
         lengths = [len(values) for values in arguments]
@@ -153,36 +170,56 @@ class Workers:
         if slots.min() < 0 or slots.max() >= self.n_envs or len(np.unique(slots)) != len(slots):
             raise ValueError(f"workers: {method} wants different indices from 0 to {self.n_envs - 1}: {slots.tolist()}")
         if self.processes and not self._connections:
-            raise RuntimeError(f"workers: {method} after close, or after a process was lost")
+            raise RuntimeError(f"workers: {method} after close")
 
-    def _start_process(self) -> None:
+    def _start_process(self) -> tuple[Connection, BaseProcess]:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, self.task, self.camera), daemon=True)
+        process = context.Process(target=serve, args=(theirs, self.task, self.camera), daemon=True)
         with _one_thread(), _interrupts_held():
             process.start()
         theirs.close()
-        self._connections.append(ours)
-        self._started.append(process)
+        # A process that has stopped reading must not hold up who writes to it either.
+        with socket.socket(fileno=os.dup(ours.fileno())) as pipe:
+            pipe.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", math.ceil(self.hang_s), 0))
+        return ours, process
 
-    def _send(self, process: int, message: tuple) -> None:
+    def _replace(self, process: int) -> None:
+        self._connections[process].close()
+        self._started[process].kill()
+        self._started[process].join()
+        self._connections[process], self._started[process] = self._start_process()
+
+    def _send(self, process: int, message: tuple) -> ProcessLostError | None:
         try:
             self._connections[process].send(message)
+        except BlockingIOError:
+            return self._hung(process)
         except OSError:
-            raise self._lost(process) from None
+            return self._died(process)
 
-    def _receive(self, process: int) -> Any:
+    def _receive(self, process: int, until: float) -> Arrays | Exception:
+        """The answer, or what went wrong; waits no longer than to `until` on the monotonic clock."""
+        connection = self._connections[process]
         try:
-            return self._connections[process].recv()
+            if connection.poll(max(0.0, until - time.monotonic())):
+                return connection.recv()
         except (EOFError, OSError):
-            raise self._lost(process) from None
+            return self._died(process)
+        return self._hung(process)
 
-    def _lost(self, process: int) -> UserError:
+    def _hung(self, process: int) -> ProcessLostError:
+        return ProcessLostError(f"{self._name(process)} hung: no answer in time")
+
+    def _died(self, process: int) -> ProcessLostError:
         self._started[process].join(timeout=5)
         code = self._started[process].exitcode
         how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
         hint = "; the machine may have run out of memory: use fewer processes or environments" if code == -9 else ""
-        return UserError(f"simulator process {process + 1} of {self.processes} ({self.task}) died ({how}){hint}")
+        return ProcessLostError(f"{self._name(process)} died ({how}){hint}")
+
+    def _name(self, process: int) -> str:
+        return f"simulator process {process + 1} of {self.processes} ({self.task})"
 
 
 def _take(values: Sequence | np.ndarray, rows: np.ndarray) -> Sequence | np.ndarray:
@@ -204,79 +241,6 @@ def _shorten(episode: Episode, step: int) -> Episode:
         physics=episode.physics,
         info=episode.info,
     )
-
-
-class _Slots:
-    """The environments of one process, made when first used."""
-
-    def __init__(self, task: str, camera: bool) -> None:
-        self._task, self._camera = task, camera
-        self._envs: dict[int, Any] = {}
-
-    def call(self, method: str, slots: list[int], *arguments: Sequence | np.ndarray) -> Arrays:
-        act: Callable[..., Arrays] = getattr(self, "_" + method)
-        rows = [act(self._env(slot), *row) for slot, row in zip(slots, zip(*arguments, strict=True), strict=True)]
-        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-
-    def close(self) -> None:
-        for env in self._envs.values():
-            env.close()
-        self._envs.clear()
-
-    def _env(self, slot: int) -> Any:
-        if slot not in self._envs:
-            self._envs[slot] = registry.make(self._task, camera=self._camera)
-        return self._envs[slot]
-
-    def _reset(self, env: Any, seed: int, physics: Physics) -> Arrays:
-        return _as_dict(env.reset(seed=seed, options={"physics": physics})[0])
-
-    def _start_at(self, env: Any, episode: Episode, step: int, physics: Physics | None) -> Arrays:
-        from envs.bullet import start_at
-
-        return _as_dict(start_at(env, episode, step, physics))
-
-    def _step(self, env: Any, action: np.ndarray) -> Arrays:
-        """All numbers in one row, "vector": one array crosses a pipe much faster than nine."""
-        observation, reward, terminated, truncated, info = env.step(action)
-        observation = _as_dict(observation)
-        values = {"reward": reward, "terminated": terminated, "truncated": truncated, **info}
-        scalars = np.array([values[name] for name in SCALARS], np.float32)
-        return {**observation, "vector": np.concatenate([scalars, info["applied_action"], observation["vector"]])}
-
-    def _perturb(self, env: Any, seed: int, scale: np.ndarray) -> Arrays:
-        env.perturb(np.random.default_rng(seed), scale)
-        return {}
-
-
-def _as_dict(observation: np.ndarray | Arrays) -> Arrays:
-    return observation if isinstance(observation, dict) else {"vector": observation}
-
-
-def _serve(connection: Connection, task: str, camera: bool) -> None:
-    """A worker's life: ends when told to, or when the parent is gone (its end of the pipe closes)."""
-    # Ctrl-C and a kill of the whole group reach the workers too; the parent decides when they end.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    slots = _Slots(task, camera)
-    while True:
-        try:
-            message = connection.recv()
-        except (EOFError, OSError):
-            break
-        if message is None:
-            break
-        try:
-            answer: Arrays | Exception = slots.call(message[0], message[1], *message[2:])
-        except UserError as error:
-            answer = error
-        except Exception:
-            answer = RuntimeError(f"a simulator process of {task} failed:\n{traceback.format_exc()}")
-        try:
-            connection.send(answer)
-        except OSError:
-            break
-    slots.close()
 
 
 def _shut_down(connections: list[Connection], processes: list[BaseProcess]) -> None:

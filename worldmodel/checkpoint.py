@@ -1,7 +1,8 @@
 """Checkpoints that survive a kill at any moment: written aside, fsynced, renamed, hashed; the last three are kept.
 
-Beside each `NAME-STEP.pt` lies a readable `NAME-STEP.json` with its SHA-256 and what is needed to rebuild the network.
-Loading never unpickles objects (`weights_only=True`) and checks the hash: `torch.load` does not notice a flipped bit.
+Beside each `NAME-STEP.pt` lies a readable `NAME-STEP.json` with its SHA-256, its own, and what is needed to rebuild the
+network. Loading never unpickles objects (`weights_only=True`) and checks both hashes: neither `torch.load` nor a JSON
+parser notices a flipped bit.
 """
 
 import hashlib
@@ -16,6 +17,10 @@ import torch
 from configs import UserError
 
 KEEP = 3
+
+
+class DamagedError(Exception):
+    """Names a checkpoint, and what is wrong with it."""
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -60,7 +65,7 @@ def save(folder: Path, name: str, step: int, state: dict[str, Any], meta: dict[s
     finally:
         aside.unlink(missing_ok=True)
     # The manifest comes last: a checkpoint without one was cut off and is passed over.
-    write_atomically(path.with_suffix(".json"), json.dumps(manifest, indent=1).encode())
+    write_atomically(path.with_suffix(".json"), _signed(manifest))
     for old in _paths(folder, name)[:-KEEP]:
         old.with_suffix(".json").unlink(missing_ok=True)
         old.unlink(missing_ok=True)
@@ -73,27 +78,29 @@ def load(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, Any], int]:
     Raises:
         UserError: there is none, or every one is damaged (naming each and what is wrong with it).
     """
-    damaged = []
+    wrong = []
     for path in reversed(_paths(folder, name)):
-        manifest_path = path.with_suffix(".json")
         try:
-            manifest = json.loads(manifest_path.read_text())
-            expected, meta, step = manifest["sha256"], manifest["meta"], int(manifest["step"])
-        except (OSError, ValueError, KeyError, TypeError):
-            damaged.append(f"{path.name} (its .json is missing or unreadable)")
-            continue
-        if _sha256(path) != expected:
-            damaged.append(f"{path.name} (cut short or altered: its SHA-256 differs)")
-            continue
-        try:
-            return torch.load(path, weights_only=True), meta, step
+            manifest = _manifest(path)
+            return torch.load(path, weights_only=True), manifest["meta"], int(manifest["step"])
+        except DamagedError as error:
+            wrong.append(str(error))
         except pickle.UnpicklingError:
-            damaged.append(f"{path.name} (holds more than tensors and plain values, which may be hostile)")
-    if damaged:
-        raise UserError(
-            f"no usable '{name}' checkpoint in {folder}: {', '.join(damaged)}; train again into a new --run"
-        )
+            wrong.append(f"{path.name} (holds more than tensors and plain values, which may be hostile)")
+    if wrong:
+        raise UserError(f"no usable '{name}' checkpoint in {folder}: {', '.join(wrong)}; train again into a new --run")
     raise UserError(f"no '{name}' checkpoint in {folder}; train-world-model or dream makes one")
+
+
+def damaged(folder: Path) -> list[str]:
+    """Of all checkpoints, whatever their name: those that `load` would pass over, and what is wrong with each."""
+    wrong = []
+    for path in sorted(folder.glob("*-?????????.pt")):
+        try:
+            _manifest(path)
+        except DamagedError as error:
+            wrong.append(str(error))
+    return wrong
 
 
 def exists(folder: Path, name: str) -> bool:
@@ -107,6 +114,29 @@ def newest_step(folder: Path, name: str) -> int:
 
 def _paths(folder: Path, name: str) -> list[Path]:
     return sorted(folder.glob(f"{name}-?????????.pt"))
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    """What the .json beside a checkpoint holds, if both are as they were written."""
+    try:
+        data = path.with_suffix(".json").read_bytes()
+        manifest = json.loads(data)
+        # Those of 0.1 are not signed.
+        if set(manifest) != {"name", "step", "sha256", "meta"} and _signed(manifest) != data:
+            raise DamagedError(f"{path.name} (its .json was altered)")
+        int(manifest["step"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise DamagedError(f"{path.name} (its .json is missing or unreadable)") from None
+    if _sha256(path) != manifest["sha256"]:
+        raise DamagedError(f"{path.name} (cut short or altered: its SHA-256 differs)")
+    return manifest
+
+
+def _signed(manifest: dict[str, Any]) -> bytes:
+    """As JSON, with a SHA-256 of the rest as its last entry."""
+    rest = {key: value for key, value in manifest.items() if key != "manifest_sha256"}
+    signature = hashlib.sha256(json.dumps(rest).encode()).hexdigest()
+    return json.dumps({**rest, "manifest_sha256": signature}, indent=1).encode()
 
 
 def _sha256(path: Path) -> str:

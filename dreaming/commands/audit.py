@@ -8,6 +8,7 @@ from rich.table import Table
 from configs import UserError
 from dreaming import auditing
 from dreaming.audit import AuditReport
+from dreaming.audit_report import why_not_replayed
 from dreaming.cli import Audit
 from dreaming.run import RunFolder
 from dreaming.scenario import Scenario, load_scenarios
@@ -84,6 +85,9 @@ def _print(report: AuditReport, task: str) -> None:
         table.add_column(name, justify="right")
     table.add_column("trusted")
     for one in [*report.scenarios, report.overall]:
+        if not one.horizon:
+            table.add_row(one.scenario, *["–"] * 6, "no")
+            continue
         at = _last(one.error.median)
         kicked = one.sensitivity.median[at] if one.sensitivity else None
         falls = one.falls[-1] if one.falls else None
@@ -94,6 +98,8 @@ def _print(report: AuditReport, task: str) -> None:
         )  # fmt: skip
     console = Console()
     console.print(table)
+    for line in why_not_replayed(report.not_replayed):
+        console.print(f"  not repeated: {line}", highlight=False)
     console.print("  still: standing still; kicked: the simulator against itself; reward: bias a step", highlight=False)
 
 

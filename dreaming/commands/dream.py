@@ -51,7 +51,14 @@ def dream(options: Dream) -> None:
         raise UserError(f"--hours {options.hours:g} is {options.hours * 3600:.0f} seconds; give 0.01 or more")
     budget = Budget(options.hours * 3600, SHARES, used=process_age())
     prepare_cpu()
-    run, config = prepare(options)
+    run = RunFolder(options.run or Path("runs") / (options.task or _task_of(options.data) or DEFAULT_TASK))
+    with run.claimed():
+        _dream(options, run, prepare(options, run), budget)
+    if budget.stop.is_set():
+        sys.exit(128 + budget.stop_signal)
+
+
+def _dream(options: Dream, run: RunFolder, config: NightConfig, budget: Budget) -> None:
     with NightScreen() as screen, stop_on_signals(budget):
         file = run.path / "wandb" / "run-id"
         run_id = file.read_text().strip() if file.is_file() else None
@@ -60,6 +67,9 @@ def dream(options: Dream) -> None:
             checkpoint.write_atomically(file, tracker.run_id.encode())
         watcher = Watcher(screen, tracker)
         night = Night(config, run, budget, watcher)
+        for text in checkpoint.damaged(run.checkpoints):
+            night.state.warn(f"a checkpoint is damaged, and the one before it is used: {text}")
+            screen.note(f"a checkpoint is damaged, and the one before it is used: {text}")
         _introduce(screen, night)
         try:
             page = all_phases(night)
@@ -71,13 +81,10 @@ def dream(options: Dream) -> None:
         tracker.finish()
         screen.complete()
         _conclude(screen, night, options, page)
-    if budget.stop.is_set():
-        sys.exit(128 + budget.stop_signal)
 
 
-def prepare(options: Dream) -> tuple[RunFolder, NightConfig]:
-    """The run folder and its settings, checked before anything is written."""
-    run = RunFolder(options.run or Path("runs") / (options.task or _task_of(options.data) or DEFAULT_TASK))
+def prepare(options: Dream, run: RunFolder) -> NightConfig:
+    """The run's settings, checked before anything is written."""
     before = run.config() if run.exists else None
     if before is None:
         run.check_free()
@@ -116,7 +123,7 @@ def prepare(options: Dream) -> tuple[RunFolder, NightConfig]:
     load_scenarios(config.scenario, task)
     if config != before:
         run.create(config)
-    return run, config
+    return config
 
 
 def _settle(options: Dream, run: RunFolder, config: NightConfig, new: bool, data: str) -> NightConfig:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from html import escape
 
-from dreaming.audit_report import Curve, ScenarioAudit
+from dreaming.audit_report import AuditReport, Curve, Falls, ScenarioAudit, why_not_replayed
 from dreaming.report.charts import CURVE, Line, line_chart, number, responsive, sparkline
 from dreaming.report.data import OpenLoop, Report
 from dreaming.report.markup import MANY_ROWS, bullets, folded, paragraph, section, table
@@ -113,18 +113,35 @@ def audit_section(report: Report) -> str:
             f"{audit.overall.dreams} dreams under the commands of held-out logs, against those logs. Nothing beyond "
             "the logs was checked, and no simulator was asked."
         )
+    title = f"The audit: dreams against {against}"
+    missing = _not_replayed(audit)
+    if not audit.overall.horizon:
+        return section("audit", title, paragraph(how), missing)
+    judged = [one for one in audit.scenarios if one.horizon]
     return section(
         "audit",
-        f"The audit: dreams against {against}",
+        title,
         paragraph(how),
+        missing,
         responsive(lambda width: _audit_chart(audit.overall, width, "Error by horizon, all audited dreams")),
         paragraph("Medians over dreams; states after the truth has ended are not compared.", "muted"),
         folded("These curves in numbers", _horizon_table(audit.overall)),
         folded(f"Each channel in its own unit ({len(audit.overall.channels)})", _audited_channels(audit.overall)),
         "<h3>By scenario</h3>",
-        _scenario_charts(audit.scenarios),
+        _scenario_charts(judged),
         _scenario_table(report, audit.scenarios, audit.overall),
+        folded(f"{words(report.task).event.capitalize()} foreseen, by horizon", _falls_table(report, audit)),
     )
+
+
+def _not_replayed(audit: AuditReport) -> str:
+    if not audit.not_replayed:
+        return ""
+    count = len(audit.not_replayed)
+    return paragraph(
+        f"{count} more dream{'s' if count > 1 else ''} could not be repeated; nothing below is about "
+        f"{'them' if count > 1 else 'it'}. A scenario of which that is true of more than half is not trusted."
+    ) + bullets(why_not_replayed(audit.not_replayed))
 
 
 def refused_section(report: Report) -> str:
@@ -166,7 +183,8 @@ def _scenario_table(report: Report, scenarios: Sequence[ScenarioAudit], overall:
         verdict = '<span class="good">trusted</span>' if one.trusted else '<span class="bad">not trusted</span>'
         rows.append(
             [
-                f"{escape(one.scenario)} <small>n\u00a0=\u00a0{one.dreams}</small>",
+                f"{escape(one.scenario)} <small>n\u00a0=\u00a0{one.dreams}</small>"
+                + (f"<br><small>{one.not_replayed} not repeated</small>" if one.not_replayed else ""),
                 f"{verdict} <small>{escape(one.reason)}</small>",
                 _share(falls.hits, falls.hits + falls.missed) if falls else "–",
                 _share(falls.hits, falls.hits + falls.false_alarms) if falls else "–",
@@ -184,6 +202,35 @@ def _scenario_table(report: Report, scenarios: Sequence[ScenarioAudit], overall:
         "flatters." + ("" if true_reward is None else f" The true reward is {number(true_reward)} a step on average."),
         "muted",
     )
+
+
+def _falls_table(report: Report, audit: AuditReport) -> str:
+    """F1 of imagined against true falls, a row a scenario and a column a horizon."""
+    rows = [*audit.scenarios, audit.overall]
+    horizons = sorted({falls.horizon for one in rows for falls in one.falls})
+    within = any(one.falls_within_trust for one in rows)
+    columns = ["scenario", *(f"within {h} steps" for h in horizons)] + (["within the trust horizon"] if within else [])
+    found = []
+    for one in rows:
+        at = {falls.horizon: falls for falls in one.falls}
+        cells = [_f1(at.get(h)) for h in horizons]
+        if within:
+            trusted = one.falls_within_trust
+            cells.append(_f1(trusted) + (f"<br><small>median {trusted.horizon} steps</small>" if trusted else ""))
+        found.append([escape(one.scenario), *cells])
+    event = words(report.task).event
+    return table(columns, found) + paragraph(
+        f"F1: twice the {event} that were dreamt and came true, over all that were dreamt and all that came true. "
+        "In small print: dreamt and true, dreamt only, true only. A dream whose truth was cut off before that horizon "
+        "is not counted there.",
+        "muted",
+    )
+
+
+def _f1(falls: Falls | None) -> str:
+    if falls is None:
+        return "–"
+    return f"{number(falls.f1)}<br><small>{falls.hits}, {falls.false_alarms}, {falls.missed}</small>"
 
 
 def _horizon_table(audit: ScenarioAudit) -> str:

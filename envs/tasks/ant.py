@@ -166,8 +166,8 @@ class Ant(Walker):
         up = bool(vector[0] + START_Z_M > DOWN_Z_M)
         at_limit = int(np.count_nonzero(np.abs(vector[ANGLES]) > 0.99))
         reward = self._reward(up, progress_m, applied_action, self._joint_rates, at_limit)
-        walking = self._travelled_m >= 0.5 * WALK_M_S * self.steps * STEP_S
-        return Outcome(reward, failure=not up, success=up and walking, progress=self._travelled_m)
+        walking = up and _far_enough(self._travelled_m, self.steps)
+        return Outcome(reward, failure=not up, success=walking, progress=self._travelled_m)
 
     def _push(self, speed_m_s: float) -> None:
         # The joints' rates are relative, so the torso takes the whole robot along.
@@ -203,10 +203,15 @@ class Ant(Walker):
         artist._pose(np.array([x, y, z]), np.array(pybullet.getEulerFromQuaternion(orientation_xyzw)), angles)
         return take_picture(artist.client, artist._camera_view(), self.physics, width, height)
 
-    def travelled(self, vectors: np.ndarray) -> np.ndarray:
+    @classmethod
+    def travelled(cls, vectors: np.ndarray) -> np.ndarray:
         sine, cosine, ahead, left = np.moveaxis(vectors[:, 1:5].astype(np.float64), -1, 0)
         # The target lies along +x, so that the robot's yaw is minus its bearing.
         return np.cumsum(cosine * ahead + sine * left) / SPEED_SCALE * STEP_S
+
+    @classmethod
+    def solved(cls, vectors: np.ndarray) -> bool:
+        return _far_enough(float(cls.travelled(vectors)[-1]), len(vectors) - 1)
 
     def _draw(self, vector: np.ndarray) -> None:
         yaw = -math.atan2(vector[1], vector[2])
@@ -225,6 +230,10 @@ class Ant(Walker):
         return replace(
             self.view, eye=(eye[0] + x, eye[1] + y, eye[2]), target=(target[0] + x, target[1] + y, target[2])
         )
+
+
+def _far_enough(travelled_m: float, steps: int) -> bool:
+    return travelled_m >= 0.5 * WALK_M_S * steps * STEP_S
 
 
 def _turned(vector: np.ndarray, yaw: float) -> np.ndarray:

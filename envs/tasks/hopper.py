@@ -175,7 +175,8 @@ class Hopper(Walker):
         artist._set_state(positions, np.zeros(len(POSED)))
         return take_picture(artist.client, artist._camera_view(), self.physics, width, height)
 
-    def travelled(self, vectors: np.ndarray) -> np.ndarray:
+    @classmethod
+    def travelled(cls, vectors: np.ndarray) -> np.ndarray:
         return np.cumsum(vectors[:, 3].astype(np.float64)) / SPEED_SCALE * STEP_S
 
     def _draw(self, vector: np.ndarray) -> None:

@@ -209,10 +209,14 @@ class PushBox(BulletEnv):
         distance = math.hypot(vector[15], vector[16])
         if max(abs(self._mass_xy[0]), abs(self._mass_xy[1])) > TABLE_HALF_M or self._height < 0.0:
             return Outcome(-1.0, True, False, -distance)
-        there = distance < GOAL_RADIUS_M
+        there = _at_goal(vector)
         settled = there and math.hypot(vector[6], vector[7]) < SLOW_M_S
         reward = 0.4 * (1.0 - math.tanh(5.0 * distance)) + 0.6 * settled
         return Outcome(reward, False, there, -distance)
+
+    @classmethod
+    def solved(cls, vectors: np.ndarray) -> bool:
+        return _at_goal(vectors[-1])
 
     def _push(self, speed_m_s: float) -> None:
         (vx, vy, vz), spin = pybullet.getBaseVelocity(self._box, physicsClientId=self.client)
@@ -229,6 +233,10 @@ class PushBox(BulletEnv):
         yaw = math.atan2(vector[9], vector[8])
         self._place(vector[0:2], np.zeros(2), vector[4:6], yaw, np.zeros(2), 0.0)
         self._place_goal(vector[11:13])
+
+
+def _at_goal(vector: np.ndarray) -> bool:
+    return math.hypot(vector[15], vector[16]) < GOAL_RADIUS_M
 
 
 def _turn(xy: np.ndarray, yaw: float) -> np.ndarray:

@@ -180,7 +180,7 @@ class Rover(BulletEnv):
         if abs(vector[0]) > HALF_WIDTH_M or self._upright < UPRIGHT:
             return Outcome(-1.0, True, False, self._s)
         reward = progress * CONTROL_HZ / NOMINAL_SPEED_M_S - 0.2 * (vector[0] / HALF_WIDTH_M) ** 2
-        return Outcome(reward, False, self._s >= ENOUGH_M, self._s)
+        return Outcome(reward, False, _far_enough(self._s), self._s)
 
     def _push(self, speed_m_s: float) -> None:
         # The base carries the robot, and its joints turn on as they did.
@@ -203,13 +203,18 @@ class Rover(BulletEnv):
         artist._draw(self._vector)
         return take_picture(artist.client, artist.view, self.physics, width, height)
 
-    def travelled(self, vectors: np.ndarray) -> np.ndarray:
+    @classmethod
+    def travelled(cls, vectors: np.ndarray) -> np.ndarray:
         """Metres (T,) along the lane, which is what `x_m` means when this task is drawn."""
         offset, heading, forward, left = vectors[:, :4].astype(np.float64).T
         along = (forward * np.cos(heading) - left * np.sin(heading)) / np.maximum(
             1.0 - vectors[:, CURVATURE_HERE] * offset, 0.2
         )
         return np.cumsum(along) / CONTROL_HZ
+
+    @classmethod
+    def solved(cls, vectors: np.ndarray) -> bool:
+        return _far_enough(float(cls.travelled(vectors)[-1]))
 
     def _draw(self, vector: np.ndarray) -> None:
         if self._picture is None:
@@ -218,6 +223,10 @@ class Rover(BulletEnv):
         x, y = -MIDDLE_M * math.cos(turned), vector[0] - MIDDLE_M * math.sin(turned)
         angles = [angle for angle, _ in _ackermann(0.0, float(np.clip(vector[11], -1.0, 1.0)))[:2]]
         self._picture.pose(x, y, turned, angles, vector[CURVATURE_HERE:], self.drawn_x_m)
+
+
+def _far_enough(along_m: float) -> bool:
+    return along_m >= ENOUGH_M
 
 
 def _ackermann(speed_m_s: float, steering_rad: float) -> list[tuple[float, float]]:

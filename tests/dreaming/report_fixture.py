@@ -158,7 +158,8 @@ def _audited(name: str, dreams: int, times: float, simulator: bool) -> ScenarioA
             ChannelError(channel, list(0.3 * dream * (1 + k / 9)), list(0.3 * still * (1 + k / 9)))
             for k, channel in enumerate(CHANNELS)
         ],
-        falls=[Falls(50, hits, alarms, missed, dreams - hits - alarms - missed, None, None, None)],
+        falls=[Falls(50, hits, alarms, missed, dreams - hits - alarms - missed, None, None, 0.7)],
+        falls_within_trust=Falls(31, hits, 0, missed, dreams - hits - missed, 1.0, None, 0.8) if simulator else None,
         reward_bias_per_step=0.012 * times,
         reward_bias_per_dream=0.4 * times,
         true_reward_per_step=0.61,

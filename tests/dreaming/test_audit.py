@@ -12,11 +12,12 @@ import pytest
 from configs import UserError
 from dreaming.audit import AuditReport, Dream, audit, audit_on_logs
 from dreaming.comparison import Comparison
-from dreaming.truth import Listed, Truth, simulate
+from dreaming.truth import FAILED, LOST, NO_STATE, NOT_FINITE, OUT_OF_REACH, Listed, Truth, simulate
 from envs import registry
 from envs.bullet import start_at
 from envs.physics import Physics
-from envs.workers import Workers
+from envs.slots import SimulatorError
+from envs.workers import ProcessLostError, Workers
 from worldmodel.episode import Episode
 
 HORIZON = 40
@@ -313,12 +314,94 @@ def test_shapes_are_checked_first(box_dreams, boxes, box_workers):
         report_of([], boxes, box_workers)
 
 
-def test_a_log_that_does_not_replay_is_refused(box_dreams, boxes, box_workers):
+# -- what cannot be repeated -------------------------------------------------------------------------------------------
+
+
+def spoilt(boxes: list[Episode]) -> list[Episode]:
+    """The logs, with two more: one that another simulator might have made, and one that does not say where from."""
     vector = boxes[2].observation["vector"].copy()
     vector[7, 4] += 1e-3
-    tampered = [*boxes[:2], replace(boxes[2], observation={"vector": vector})]
-    with pytest.raises(UserError, match="the log does not replay: at step 7 box_x_m differs"):
-        report_of([box_dreams[2]], tampered, box_workers)
+    return [*boxes, replace(boxes[2], observation={"vector": vector}), replace(boxes[2], info={"task": "push-box"})]
+
+
+def test_dreams_that_cannot_be_repeated_are_counted_with_their_reason(box_dreams, boxes, box_workers):
+    late = box_dreams[2]  # of episode 2, from step 23 on
+    action = late.action.copy()
+    action[4] = np.nan
+    broken = [
+        replace(late, episode=3),
+        replace(late, episode=4),
+        replace(late, action=action),
+        replace(late, physics=late.physics | {"box_notch": 0.3}),
+        replace(late, physics=late.physics | {"floor_friction": -1.0}),
+    ]
+    mixed = [broken[0], box_dreams[0], *broken[1:3], box_dreams[1], *broken[3:], *box_dreams[2:]]
+    report = report_of(mixed, spoilt(boxes), box_workers)
+    assert [(one.episode, one.step, one.reason) for one in report.not_replayed] == [
+        (3, 23, OUT_OF_REACH), (4, 23, NO_STATE), (2, 23, NOT_FINITE), (2, 23, OUT_OF_REACH), (2, 23, OUT_OF_REACH)
+    ]  # fmt: skip
+    details = [one.detail for one in report.not_replayed]
+    assert "the log does not replay: at step 7 box_x_m differs" in details[0]
+    assert "box_notch is fixed while an episode runs" in details[3] and "floor_friction" in details[4]
+    assert json.loads(json.dumps(report.to_dict()))["not_replayed"][1]["scenario"] == "latency"
+    # The others are judged as if those had never been.
+    alone = report_of(box_dreams, boxes, box_workers)
+    kept = [part for part in report.scenarios if part.scenario != "latency"]
+    assert kept == [part for part in alone.scenarios if part.scenario != "latency"]
+    late_part = part_of(report, "latency")
+    assert (late_part.dreams, late_part.not_replayed, report.overall.not_replayed) == (1, 5, 5)
+    assert late_part.error == part_of(alone, "latency").error
+    assert not late_part.trusted and part_of(alone, "latency").trusted
+    assert late_part.reason == f"only 1 of 6 dreams could be repeated in the simulator: {OUT_OF_REACH}"
+    assert report.overall.trusted and report.overall.error == alone.overall.error
+
+
+def test_an_audit_of_which_nothing_can_be_repeated_says_so(box_dreams, boxes, box_workers):
+    report = report_of([replace(box_dreams[2], episode=4)] * 2, spoilt(boxes), box_workers, replicas=1)
+    assert len(report.not_replayed) == report.overall.not_replayed == 2
+    for part in (report.overall, *report.scenarios):
+        assert (part.dreams, part.horizon, part.trusted, part.sensitivity) == (0, [], False, None)
+        assert part.reason == f"only 0 of 2 dreams could be repeated in the simulator: {NO_STATE}"
+    assert AuditReport.from_dict(json.loads(json.dumps(report.to_dict()))) == report
+
+
+class Failing(Workers):
+    """Fails in the steps of one environment's dream, whenever it is told to play this command."""
+
+    def __init__(self, command: np.ndarray, error: Exception) -> None:
+        super().__init__("push-box", 5, processes=0)
+        self.command, self.error = command, error
+
+    def step(self, indices, actions):
+        if (actions == self.command).all(1).any():
+            raise self.error
+        return super().step(indices, actions)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "detail"),
+    [
+        (SimulatorError("a simulator of push-box failed:\nTraceback\npybullet.error: no body"), FAILED, "no body"),
+        (ProcessLostError("simulator process 1 of 1 (push-box) died (signal 11)"), LOST, "signal 11"),
+    ],
+)
+def test_a_simulator_that_fails_costs_one_dream(box_dreams, boxes, error, reason, detail):
+    with Failing(box_dreams[1].action[3], error) as workers:
+        report = report_of(box_dreams, boxes, workers)
+    (missing,) = report.not_replayed
+    assert (missing.scenario, missing.episode, missing.reason) == ("slippery", 1, reason)
+    assert detail in missing.detail and "Traceback" not in missing.detail
+    assert_exactly_zero(report)
+    assert part_of(report, "slippery").trusted  # one of two is as good as half
+
+
+def test_a_killed_process_costs_no_dream(box_dreams, boxes, box_workers):
+    here = report_of(box_dreams, boxes, box_workers, replicas=1)
+    with Workers("push-box", 4, processes=1) as pool:
+        pool.reset([0], [1], [registry.nominal("push-box")])
+        pool._started[0].kill()
+        there = report_of(box_dreams, boxes, pool, replicas=1)
+    assert there.not_replayed == [] and there.overall == here.overall
 
 
 # -- the measures beside it --------------------------------------------------------------------------------------------
@@ -407,6 +490,43 @@ def test_falls_counted_by_hand():
     assert (by_15.hits, by_15.false_alarms, by_15.missed, by_15.neither) == (0, 3, 1, 1)
     assert (by_20.hits, by_20.false_alarms, by_20.missed, by_20.neither) == (2, 1, 0, 1)
     assert (by_20.recall, by_20.precision, by_20.f1) == (1.0, pytest.approx(2 / 3, abs=1e-5), 0.8)
+
+
+def test_falls_within_the_trust_horizon_counted_by_hand():
+    alive = {"reward": [0.0] * 20, "true_reward": [0.0] * 20}
+
+    def going(*gone: int) -> list[float]:
+        return [0.1 if t + 1 in gone else 0.99 for t in range(20)]
+
+    pairs = [
+        (made_up(**alive, continuation=going(7), steps=9, fell=True), 10),  # a hit
+        (made_up(**alive, continuation=going(7), steps=12, fell=True), 10),  # a false alarm: it falls later
+        (made_up(**alive, continuation=going(12), steps=9, fell=True), 10),  # missed: dreamt too late to be trusted
+        (made_up(**alive, continuation=going(3), steps=5, fell=False), 4),  # a false alarm, cut off after its trust
+        (made_up(**alive, continuation=going(3), steps=5, fell=False), 6),  # cut off before: nobody knows
+        (made_up(**alive, continuation=going(), steps=20, fell=False), 99),  # neither; trusted to its end, 20
+        (made_up(**alive, continuation=going(3), steps=20, fell=False), 0),  # not trusted at all
+        (made_up(**alive, continuation=going(3), steps=20, fell=False), None),  # nobody said
+    ]
+    for (dream, _), trust in pairs:
+        vars(dream)["trust_horizon"] = trust
+    found = judged(*(pair for pair, _ in pairs)).falls_within_trust
+    assert found is not None
+    assert (found.hits, found.false_alarms, found.missed, found.neither) == (1, 2, 1, 1)
+    assert found.horizon == 10  # the median of 10, 10, 10, 4, 6, 20
+    assert (found.precision, found.recall) == (pytest.approx(1 / 3, abs=1e-5), 0.5)
+    assert judged(*(pair for pair, trust in pairs if not trust)).falls_within_trust is None
+
+
+def test_falls_are_counted_by_scenario():
+    alive = {"reward": [0.0] * 15, "true_reward": [0.0] * 15}
+    hit = made_up(**alive, continuation=[0.1] * 15, steps=14, fell=True)
+    missed = made_up(**alive, continuation=[0.9] * 15, steps=14, fell=True)
+    dreams, truths = zip(hit, missed, missed, strict=True)
+    comparison = Comparison(dreams, truths, [[] for _ in dreams], np.ones(1))
+    first_two, last = np.array([True, True, False]), np.array([False, False, True])
+    f1 = [comparison.judge("s", ["x"], mine).falls[0].f1 for mine in (first_two, last, None)]
+    assert f1 == [0.666667, 0.0, 0.5]
 
 
 def test_trust_is_judged_where_half_of_the_dreams_still_are():

@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 from report_fixture import make_report, make_run
 
 from configs import UserError
-from dreaming.audit_report import ChannelError, ErrorCurve
+from dreaming.audit_report import ChannelError, ErrorCurve, NotReplayed, ScenarioAudit
 from dreaming.report import charts, page
 from dreaming.report.accuracy import name_and_unit
 from dreaming.report.data import Cell, Outcome, Refused, Report
 from dreaming.report.page import write_report
 from dreaming.report.style import CSS
 from dreaming.report.summary import Share, difference_interval, headline, mostly_failing, percent, verdict
+from dreaming.wandb_log import audit_table
 
 VOID = {"meta", "br"}
 
@@ -114,6 +115,40 @@ def test_the_audit_is_shown_scenario_by_scenario(run, written):
     assert text.count("not trusted") == 1 and "Dreams to be trusted 5 of 6 scenarios" in text
     assert "boxes lost foreseen" in text and "24 of 36" in text  # overall: 24 hits, 12 missed
     assert "weak-motors: the logs never vary motor_strength" in text
+
+
+def test_falls_are_shown_by_scenario_and_horizon(written):
+    text = Reader(written).text
+    assert "Boxes lost foreseen, by horizon" in text
+    assert "within 50 steps within the trust horizon" in text
+    assert "0.700 24, 6, 12" in text and "0.800 24, 0, 12 median 31 steps" in text  # overall
+
+
+def test_dreams_that_could_not_be_repeated_are_shown_with_their_reasons(tmp_path):
+    report = make_report()
+    assert report.audit is not None
+    lost = [NotReplayed("slope", 7, 12, "the simulator failed", "pybullet.error: <no> body")] * 3
+    report.audit.not_replayed = [NotReplayed("push", 3, 0, "its commands are not finite", ""), *lost]
+    report.audit.scenarios[1].not_replayed = 3
+    report.save(tmp_path)
+    text = Reader(write_report(tmp_path).read_text()).text
+    assert "4 more dreams could not be repeated" in text and "3 not repeated" in text
+    slope = text.index("3 of slope: the simulator failed (pybullet.error: <no> body)")
+    assert slope < text.index("1 of push: its commands are not finite")
+
+
+def test_an_audit_that_could_repeat_nothing_is_shown_too(tmp_path):
+    report = make_report()
+    assert report.audit is not None
+    report.audit.overall = ScenarioAudit.of_nothing("overall")
+    report.audit.scenarios[0] = ScenarioAudit.of_nothing("ice")
+    report.save(tmp_path)
+    assert "0 dreams were repeated in PyBullet" in Reader(write_report(tmp_path).read_text()).text
+    report.audit.overall = report.audit.scenarios[1]
+    report.save(tmp_path)
+    assert "nothing was repeated" in Reader(write_report(tmp_path).read_text()).text
+    columns, rows = audit_table(report.audit)
+    assert dict(zip(columns, rows[0], strict=True))["steps_ahead"] is None
 
 
 def test_an_audit_with_next_to_nothing_in_it_is_shown_too(tmp_path):

@@ -1,5 +1,8 @@
 """The run folder: what is read back is what was written, and half of anything is passed over or named."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -80,3 +83,54 @@ def test_without_a_policy_there_is_no_agent(tmp_path):
     run.create(NightConfig("push-box"))
     with pytest.raises(UserError, match="holds no policy yet"):
         run.load_agent()
+
+
+def test_two_nights_on_one_folder_are_one_too_many(tmp_path):
+    run, other = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "run")
+    with run.claimed():
+        assert not run.path.exists(), "what is not there needs no lock"
+        run.create(NightConfig("push-box"))
+        run.create(NightConfig("push-box"))
+        with pytest.raises(UserError, match=rf"in use by another night .process {os.getpid()}\)"), other.claimed():
+            pass
+        other.check_free()
+    with other.claimed():
+        pass
+    with pytest.raises(UserError, match="in use"), run.claimed(), other.claimed():
+        pass
+
+
+def test_what_killed_nights_left_half_written_is_swept(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.create(NightConfig("push-box"))
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        gone.wait()
+    (run.path / "audit").mkdir()
+    strays = [run.path / f".progress.json.{gone.pid}.tmp", run.path / "audit" / f".dreams.npz.{gone.pid}.tmp"]
+    others = [run.path / f".survival.json.{os.getpid()}.tmp", run.path / "progress.json"]
+    for file in (*strays, *others):
+        file.write_text("{")
+    with run.claimed():
+        assert not any(file.exists() for file in strays) and all(file.exists() for file in others)
+
+
+def test_folders_of_others_get_no_lock(tmp_path):
+    with RunFolder(tmp_path).claimed():
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_the_lock_goes_with_the_process_however_it_ends(tmp_path, root):
+    run = RunFolder(tmp_path / "run")
+    run.create(NightConfig("push-box"))
+    code = f"from pathlib import Path; from dreaming.run import RunFolder; run = RunFolder(Path({str(run.path)!r}))\n"
+    code += "with run.claimed(): print('held', flush=True); input()"
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=f"process {holder.pid}"), run.claimed():
+            pass
+        holder.kill()
+    with run.claimed():
+        pass

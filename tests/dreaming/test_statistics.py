@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dreaming.statistics import interquartile_mean, stratified_bootstrap, wilson
+from dreaming.statistics import interquartile_mean, ranks, spearman, stratified_bootstrap, wilson
 
 
 @pytest.mark.parametrize(
@@ -54,3 +54,28 @@ def test_bootstrap_draws_within_strata():
     assert stratified_bootstrap([[0.0, 0.0], [1.0, 1.0]]) == (0.5, 0.5)
     with pytest.raises(ValueError, match="at least one value"):
         stratified_bootstrap([[1.0], []])
+
+
+def test_ranks_and_rank_correlation_worked_by_hand():
+    assert ranks([0.3, 0.1, 0.3, 0.9]).tolist() == [2.5, 1.0, 2.5, 4.0]
+    assert spearman([1, 2, 3, 4, 5], [10, 20, 40, 30, 50]) == pytest.approx(1 - 6 * 2 / (5 * 24))  # no ties: 1 - 6 d2
+    # Ranks 1.5 1.5 3 against 1 2 3, from their middle: (-.5)(-1) + (-.5)(0) + 1 = 1.5 over sqrt(1.5 * 2).
+    assert spearman([0, 0, 7], [1, 2, 3]) == pytest.approx(1.5 / 3**0.5)
+    assert spearman([1, 2, 3], [9.0, 4.0, -1.0]) == pytest.approx(-1.0)
+
+
+def test_without_an_order_there_is_no_rank_correlation():
+    assert spearman([0.5, 0.5, 0.5], [1, 2, 3]) is None
+    assert spearman([], []) is None
+    with pytest.raises(ValueError, match="3 values have no order in common with 2"):
+        spearman([1, 2, 3], [1, 2])
+
+
+def test_rank_correlation_agrees_with_scipy():
+    scipy_stats = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(0)
+    for levels in (3, 10, 1000):  # many ties, some, hardly any
+        first = rng.integers(0, levels, 40)
+        second = first + rng.integers(0, levels, 40)
+        expected = scipy_stats.spearmanr(first, second).statistic
+        assert spearman(first, second) == pytest.approx(expected, abs=1e-12)

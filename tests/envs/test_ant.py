@@ -93,14 +93,16 @@ def test_limp_it_sinks_to_the_floor(env):
 )
 def test_failure_is_less_than_half_the_demonstrators_pace(env, physics, metres, success):
     observation, _ = env.reset(seed=0, options={"physics": physics})
-    infos = []
+    infos, observations = [], [observation]
     for step in range(1, 501):
         observation, _, terminated, truncated, info = env.step(ant_expert(observation))
         assert not terminated and truncated == (step == 500)
         assert info["success"] == (info["progress"] >= 1.0 * step * STEP_S)
         infos.append(info)
+        observations.append(observation)
     assert metres[0] < infos[-1]["progress"] < metres[1]
     assert success in (infos[-1]["success"], None)
+    assert env.solved(np.stack(observations)) == infos[-1]["success"]
 
 
 # -- the expert ------------------------------------------------------------------------------------

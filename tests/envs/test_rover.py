@@ -153,7 +153,8 @@ def test_one_who_stands_still_or_crawls_has_failed(env):
         slow.change_rate, slow.offset_m, slow.speeds_m_s, slow.sideways_m_s2 = 0.0, 0.0, (speed, speed), (9.0, 9.0)
         rng = np.random.default_rng(0)
         slow.begin(rng)
-        *_, info, _ = play(env, lambda o, slow=slow, rng=rng: slow.act(o, rng), 1, {})
+        observations, _, info, _ = play(env, lambda o, slow=slow, rng=rng: slow.act(o, rng), 1, {})
+        assert env.solved(observations) == success
         assert not info["failure"] and info["success"] == success == (info["progress"] >= ENOUGH_M)
 
 

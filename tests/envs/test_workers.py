@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ import pytest
 from configs import UserError
 from envs import registry
 from envs.bullet import start_at
-from envs.workers import Workers
+from envs.slots import SimulatorError
+from envs.workers import ProcessLostError, Workers
 from worldmodel.episode import Episode
 
 SEEDS = [11, 12, 13, 14, 15]
@@ -151,17 +153,49 @@ def test_wrong_calls_are_named(two_processes):
         Workers("hopper", 0)
 
 
-def test_a_killed_process_gives_a_clear_error():
+def test_a_killed_process_is_named_and_replaced():
     with Workers("hopper", 2, processes=2) as workers:
-        workers.reset([0, 1], [1, 2], worlds()[:2])
+        before = roll_out_two(workers)
         victim, other = workers._started
         victim.kill()
         victim.join()
-        with pytest.raises(UserError, match=r"simulator process 1 of 2 \(hopper\) died \(signal 9\).*memory"):
+        with pytest.raises(ProcessLostError, match=r"simulator process 1 of 2 \(hopper\) died \(signal 9\).*memory"):
             workers.step([0, 1], np.zeros((2, 3)))
-        assert not other.is_alive()
-        with pytest.raises(RuntimeError, match="a process was lost"):
-            workers.step([0, 1], np.zeros((2, 3)))
+        assert other.is_alive() and workers._started[1] is other
+        np.testing.assert_array_equal(roll_out_two(workers), before)
+
+
+@pytest.mark.parametrize("big", [False, True])
+def test_a_hung_process_is_named_and_replaced(big):
+    """Stopped before it reads the question; a big one does not fit into the pipe."""
+    with Workers("hopper", 2, processes=2, hang_s=2.0) as workers:
+        workers.hang_s = 60.0  # to begin with they may take their time
+        before = roll_out_two(workers)
+        workers.hang_s = 2.0
+        victim = workers._started[1]
+        assert victim.pid is not None
+        os.kill(victim.pid, signal.SIGSTOP)
+        long = logged(10)
+        long = replace(long, info={"seed": 3, "much": "x" * 3_000_000 if big else ""})
+        with pytest.raises(ProcessLostError, match=r"simulator process 2 of 2 \(hopper\) hung"):
+            workers.start_at([0, 1], [long, long], [5, 5], [None, None])
+        assert not victim.is_alive()
+        workers.hang_s = 60.0
+        np.testing.assert_array_equal(roll_out_two(workers), before)
+
+
+@pytest.mark.parametrize("processes", [0, 1])
+def test_what_fails_in_an_environment_is_a_simulator_error(processes):
+    with Workers("hopper", 2, processes=processes) as workers:
+        before = roll_out_two(workers)
+        with pytest.raises(SimulatorError, match="a simulator of hopper failed(?s:.)*ValueError"):
+            workers.perturb([0], [1], np.zeros(99))
+        np.testing.assert_array_equal(roll_out_two(workers), before)
+
+
+def roll_out_two(workers):
+    workers.reset([0, 1], [1, 2], worlds()[:2])
+    return workers.step([0, 1], np.zeros((2, 3))).observation["vector"]
 
 
 def test_processes_ignore_the_terminals_signals_and_end_when_closed():

@@ -70,6 +70,31 @@ def test_a_damaged_json_gives_way_to_the_one_before(tmp_path, text):
     assert checkpoint.load(tmp_path, "m")[2] == 1
 
 
+@pytest.mark.parametrize("suffix", [".pt", ".json"])
+def test_a_change_of_any_byte_is_noticed(tmp_path, suffix):
+    save(tmp_path, 1)
+    path = save(tmp_path, 2).with_suffix(suffix)
+    whole = path.read_bytes()
+    assert checkpoint.damaged(tmp_path) == []
+    for at in range(0, len(whole), max(1, len(whole) // 97)):
+        for flipped in (1, 0x2A):  # 0x2A makes a line break of a space, which JSON does not mind
+            path.write_bytes(whole[:at] + bytes([whole[at] ^ flipped]) + whole[at + 1 :])
+            assert checkpoint.load(tmp_path, "m")[2] == 1, (at, flipped)
+            (text,) = checkpoint.damaged(tmp_path)
+            assert text.startswith("m-000000002.pt (")
+    path.write_bytes(whole)
+    assert checkpoint.load(tmp_path, "m")[2] == 2
+
+
+def test_checkpoints_from_before_manifests_were_signed_still_load(tmp_path):
+    path = save(tmp_path, 1).with_suffix(".json")
+    manifest = json.loads(path.read_text())
+    assert list(manifest) == ["name", "step", "sha256", "meta", "manifest_sha256"]
+    del manifest["manifest_sha256"]
+    path.write_text(json.dumps(manifest))
+    assert checkpoint.load(tmp_path, "m")[2] == 1
+
+
 def test_with_none_left_the_error_names_each(tmp_path):
     flip_a_bit(save(tmp_path, 1))
     cut_in_half(save(tmp_path, 2))
