@@ -22,6 +22,7 @@ from worldmodel.logs.mapping import LogMapping
 # Asked in this order; what is sure of itself (a magic number, a marker file) comes before tables of text.
 MODULES = (
     "npz",
+    "hdf5",
 )
 MANY = 100_000  # files in a folder of logs, at most
 
