@@ -23,6 +23,7 @@ from worldmodel.logs.mapping import LogMapping
 MODULES = (
     "npz",
     "hdf5",
+    "lerobot",
 )
 MANY = 100_000  # files in a folder of logs, at most
 

@@ -20,8 +20,7 @@ def inside(folder: Path, name: str | Path, where: str) -> Path:
     """The file `name` of `folder`, as `where` gives it. A UserError if it lies outside, also by way of a link."""
     path = folder / name
     try:
-        resolved = path.resolve()
-        within = resolved.is_relative_to(folder.resolve())
+        within, there = path.resolve().is_relative_to(folder.resolve()), path.is_file()
     except (OSError, ValueError, RuntimeError):  # too long, a zero byte, a circle of links
         raise UserError(f"{where} names {str(name)[:80]!r}, which is no usable path") from None
     if not within:
@@ -29,7 +28,7 @@ def inside(folder: Path, name: str | Path, where: str) -> Path:
             f"{where} leads to {str(name)[:80]!r}, outside {folder}; nothing outside is read: copy the files "
             "themselves into the folder (cp -rL follows links)"
         )
-    if not path.is_file():
+    if not there:
         raise UserError(f"{path} is missing (named by {where}); copy the whole folder")
     return path
 

@@ -1,0 +1,85 @@
+"""Rows of numbers out of a Parquet file, some at a time, after a look at what it says it holds."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from configs import UserError
+from worldmodel.logs.formats import need
+from worldmodel.logs.guards import check_size
+
+if TYPE_CHECKING:
+    import pyarrow
+    from pyarrow import parquet
+
+_ROWS = 16_384  # at once
+
+
+def batches(path: Path, widths: Mapping[str, int], texts: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+    """The rows, from the first, as arrays (n,) or (n, width) of the columns named.
+
+    Args:
+        widths: how many numbers a row has in each column.
+        texts: further columns, as lists of each row's texts; empty where the file lacks the column.
+    """
+    pa = need("pyarrow", "lerobot")
+    pq = need("pyarrow.parquet", "lerobot")
+    try:
+        with pq.ParquetFile(path, memory_map=False, pre_buffer=False) as file:
+            names = set(file.schema_arrow.names)
+            for name in widths:
+                if name not in names:
+                    raise UserError(f"{path} lacks the column {name}; copy it again")
+            texts = [name for name in texts if name in names]
+            _check_sizes(file.metadata, widths, str(path))
+            row = 0
+            for batch in file.iter_batches(_ROWS, columns=[*widths, *texts], use_threads=False):
+                where = f"{path} from row {row}"
+                arrays = {key: _numbers(batch.column(key), width, f"{where}: {key}") for key, width in widths.items()}
+                lists = {name: [_texts(value) for value in batch.column(name).to_pylist()] for name in texts}
+                row += len(batch)
+                yield arrays | lists
+    except UserError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, KeyError, MemoryError, NotImplementedError) as error:
+        raise UserError(f"{path} is damaged or no Parquet file: {str(error)[:200]}; copy it again") from None
+
+
+def _check_sizes(metadata: "parquet.FileMetaData", widths: Mapping[str, int], where: str) -> None:
+    """A few bytes can stand for billions of equal values: the counts are compared with the rows' before any is made."""
+    for group in range(metadata.num_row_groups):
+        row_group = metadata.row_group(group)
+        check_size(row_group.total_byte_size, f"{where}: row group {group}")
+        for i in range(row_group.num_columns):
+            column = row_group.column(i)
+            lies = [column.path_in_schema == one or column.path_in_schema.startswith(f"{one}.list.") for one in widths]
+            name = next((one for one, here in zip(widths, lies, strict=True) if here), None)
+            if name and column.num_values > row_group.num_rows * widths[name]:
+                raise UserError(
+                    f"{where}: {name} has {column.num_values:,} numbers in {row_group.num_rows:,} rows of "
+                    f"{widths[name]}; it is damaged"
+                )
+
+
+def _numbers(column: "pyarrow.Array", width: int, where: str) -> np.ndarray:
+    import pyarrow as pa
+
+    rows = len(column)
+    kind = column.type
+    if isinstance(kind, pa.ExtensionType):
+        column, kind = column.storage, kind.storage_type
+    listed = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    flat = column.flatten() if listed else column
+    if not (pa.types.is_integer(flat.type) or pa.types.is_floating(flat.type) or pa.types.is_boolean(flat.type)):
+        raise UserError(f"{where} holds {kind}, expected numbers")
+    if len(flat) != rows * width:
+        raise UserError(f"{where} holds {len(flat)} numbers in {rows} rows, expected {width} in each")
+    numbers = flat.to_numpy(zero_copy_only=False)  # of whole numbers with a gap, float64 with NaN
+    return numbers.reshape(rows, width) if listed and width > 1 else numbers
+
+
+def _texts(value: Any) -> list[str]:
+    values = value if isinstance(value, list) else [value]
+    return [one for one in values if isinstance(one, str)]
