@@ -19,7 +19,7 @@ from worldmodel.cli import TrainWorldModel
 from worldmodel.console import Screen, clock
 from worldmodel.evaluation import OpenLoop
 from worldmodel.log_format import SCHEMA
-from worldmodel.logs.npz import as_log_folder
+from worldmodel.logs.importing import as_log_folder
 from worldmodel.model import ModelConfig
 from worldmodel.speed import prepare_cpu, threads_for
 from worldmodel.spikes import STILL

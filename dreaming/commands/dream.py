@@ -21,7 +21,7 @@ from envs import registry
 from worldmodel import checkpoint
 from worldmodel.console import clock
 from worldmodel.log_format import SCHEMA, read_schema
-from worldmodel.logs.npz import as_log_folder
+from worldmodel.logs.importing import as_log_folder
 from worldmodel.model import ModelConfig
 from worldmodel.speed import prepare_cpu
 from worldmodel.trainer import NAME

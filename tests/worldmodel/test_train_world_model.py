@@ -19,7 +19,7 @@ from toy_logs import named_after_origin, sliding_mass, write_log
 
 from worldmodel import checkpoint, session
 from worldmodel.cli import train
-from worldmodel.logs import npz
+from worldmodel.logs.importing import as_log_folder
 from worldmodel.storage import LogReader
 from worldmodel.trainer import NAME, load_model
 
@@ -226,7 +226,7 @@ def test_warthog_logs_need_no_mapping_of_the_users(tmp_path):
         session=np.array(["s"] * 4),
         step=np.arange(4),
     )
-    reader = LogReader(npz.as_log_folder(path, tmp_path / "episodes"))
+    reader = LogReader(as_log_folder(path, tmp_path / "episodes"))
     assert reader.schema["show"][0] == "imu_yaw_rate_rad_s" and reader.schema["control_hz"] == pytest.approx(20)
     assert [e["info"]["split"] for e in reader.episodes] == ["train", "train", "val", "test"]
 
@@ -318,7 +318,7 @@ def test_logs_that_are_not_there_or_not_logs(command, tmp_path):
     (tmp_path / "empty").mkdir()
     assert command("--data", tmp_path / "empty", "--run", run).refused("is not a log folder", "record-rollouts")
     (tmp_path / "x.csv").write_text("1,2")
-    assert command("--data", tmp_path / "x.csv", "--run", run).refused("x.csv is not an .npz file")
+    assert command("--data", tmp_path / "x.csv", "--run", run).refused("x.csv needs a mapping", "--describe")
     assert not run.exists()
 
 

@@ -5,6 +5,7 @@ nothing of files and makes Episodes of what the reader gives. Modules are light 
 NumPy it imports when it reads, through `need`.
 """
 
+import fnmatch
 import importlib
 import os
 from collections import Counter
@@ -21,9 +22,12 @@ from worldmodel.logs.mapping import LogMapping
 
 # Asked in this order; what is sure of itself (a magic number, a marker file) comes before tables of text.
 MODULES = (
+    "dreamer_chunks",  # .npz too, named as no other
     "npz",
     "hdf5",
     "lerobot",
+    "parquet",
+    "delimited",
 )
 MANY = 100_000  # files in a folder of logs, at most
 
@@ -104,8 +108,12 @@ def first_bytes(file: Path, count: int = 4096) -> bytes:
         return b""
 
 
-def files_in(data: Path) -> list[Path]:
-    """`data` itself, or the files below it by name: no hidden ones, no links, which could lead out of the folder."""
+def files_in(data: Path, pattern: str | None = None) -> list[Path]:
+    """`data` itself, or the files below it by name: no hidden ones, no links, which could lead out of the folder.
+
+    Args:
+        pattern: of those, the ones whose path below `data` fits, as `**/trajectory.csv`.
+    """
     if data.is_file():
         return [data]
     found = []
@@ -115,4 +123,11 @@ def files_in(data: Path) -> list[Path]:
         found += [path for path in paths if path.is_file() and not path.is_symlink()]
         if len(found) > MANY:
             raise UserError(f"{data} holds more than {MANY:,} files; give the folder with the logs alone")
-    return found
+    if pattern is not None:
+        found = [path for path in found if fnmatch.fnmatch(f"/{relative(path, data)}", f"*{pattern.lstrip('*')}")]
+    return sorted(found)
+
+
+def relative(path: Path, data: Path) -> str:
+    """A file's path below what the user named, and its name where that is the file."""
+    return path.name if path == data else path.relative_to(data).as_posix()

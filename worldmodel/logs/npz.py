@@ -1,12 +1,13 @@
-"""NumPy archives of robot logs: a `.npz` and a small YAML that says what its arrays mean, to a log folder.
+"""NumPy archives: arrays (E, T, ·), or flat (N, ·) with the start and length of each episode.
 
-The arrays are (E, T, ·), or flat (N, ·) with the start and length of each episode. A log samples observation and
-command together, so T samples of an episode make T - 1 steps; the last command led to nothing that was recorded.
+A log samples observation and command together, so T samples of an episode make T - 1 steps; the last command led to
+nothing that was recorded.
 """
 
-import shutil
+import re
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,185 +15,150 @@ from typing import Any
 import numpy as np
 
 from configs import UserError, suggest
-from worldmodel.episode import Episode
-from worldmodel.log_format import SCHEMA, read_schema
-from worldmodel.logs.mapping import Channels, LogMapping, find_mapping
-from worldmodel.storage import LogWriter, make_schema
+from worldmodel.logs.formats import Format, RawEpisode, Source, first_bytes
+from worldmodel.logs.mapping import Column, LogMapping, Slices, as_column
+
+MOST = 1 << 30  # bytes that an array may always unpack to
+RATIO = 200  # times its packed size that a larger one may
 
 
-def as_log_folder(data: str | Path, into: str | Path, mapping: str | Path | None = None) -> Path:
-    """The log folder behind `--data`: itself, or `into`, filled from the `.npz` that `data` is or holds.
-
-    Args:
-        mapping: YAML file or name of a packaged one; by default the YAML of the same name beside the archive, or the
-            packaged one made for a file of that name.
-    """
-    data, into = Path(data), Path(into)
-    if (data / SCHEMA).is_file():
-        return data
-    archive = _find_archive(data)
-    return import_npz(archive, into, find_mapping(archive, mapping))
-
-
-def import_npz(archive: Path, into: Path, mapping: LogMapping) -> Path:
-    """Fills the folder `into`, all or nothing; does nothing if that archive was imported there before."""
-    with open(archive, "rb") as file:
-        source = {"file": archive.name, "crc32": zlib.crc32(file.read())}
-    if (into / SCHEMA).is_file():
-        before = read_schema(into).get("source")
-        if before != source:
-            there = f"an import of {before['file']}, or another version of it" if before else "other logs"
-            raise UserError(f"{into} already holds {there}; choose another run folder for {archive}")
-        return into
-    arrays = _Archive(archive)
-    schema = {**_schema(arrays, mapping), "show": _show(mapping), "source": source}
-    aside = into.with_name(into.name + ".importing")
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
-        with LogWriter(aside, schema, sync=False) as writer:
-            for episode in _episodes(arrays, mapping):
-                writer.append(episode)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-    if into.is_dir():
-        if any(into.iterdir()):
-            raise UserError(f"{into} is not empty and holds no logs; choose another run folder")
-        into.rmdir()
-    aside.rename(into)
-    return into
-
-
-def _find_archive(data: Path) -> Path:
+def detects(data: Path) -> bool:
     if data.is_dir():
-        archives = sorted(data.glob("*.npz"))
-        if len(archives) == 1:
-            return archives[0]
-        if archives:
-            raise UserError(f"{data} holds several .npz files; give one: {', '.join(path.name for path in archives)}")
-        read_schema(data)  # says what is wrong with it as a log folder
-    if not data.exists():
-        raise UserError(f"{data} does not exist; give a folder that record-rollouts wrote, or an .npz file")
-    if data.suffix != ".npz":
-        raise UserError(f"{data} is not an .npz file; give one, or a folder that record-rollouts wrote")
-    return data
+        return any(detects(path) for path in data.glob("*.npz"))
+    return data.is_file() and (data.suffix == ".npz" or (first_bytes(data, 4) == b"PK\3\4" and _has_arrays(data)))
 
 
-class _Archive:
+def read(data: Path, mapping: LogMapping | None) -> Source:
+    files = sorted(data.glob("*.npz")) if data.is_dir() else [data]
+
+    def episodes() -> Iterator[RawEpisode]:
+        for file in files:
+            yield from _episodes(Archive(file), mapping)
+
+    return Source(files, episodes)
+
+
+def _has_arrays(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith(".npy") for name in archive.namelist())
+    except (zipfile.BadZipFile, ValueError, OSError):
+        return False
+
+
+class Archive:
     """Arrays by name, with errors that name the file."""
 
     def __init__(self, path: Path):
         self.path = path
         try:
             self._file = np.load(path, allow_pickle=False)  # a pickle runs code of whoever wrote the file
-        except (ValueError, EOFError, zipfile.BadZipFile):
+        except (ValueError, EOFError, OSError, zipfile.BadZipFile):
             raise UserError(f"{path} is damaged or not an .npz archive; export or copy it again") from None
         if not isinstance(self._file, np.lib.npyio.NpzFile):
             raise UserError(f"{path} holds a single array; save the arrays with np.savez")
+        self.names = list(self._file.files)
+        with zipfile.ZipFile(path) as members:
+            self._members = {info.filename.removesuffix(".npy"): info for info in members.infolist()}
 
     def __getitem__(self, name: str) -> np.ndarray:
-        if name not in self._file.files:
-            raise UserError(f"{self.path}: array {suggest(name, self._file.files)}")
+        if name not in self.names:
+            raise UserError(f"{self.path}: array {suggest(name, self.names)}")
+        member = self._members[name]
+        if member.file_size > max(MOST, RATIO * member.compress_size):
+            size = f"{member.compress_size / 1e6:.1f} MB to {member.file_size / 1e9:.1f} GB"
+            raise UserError(f"{self.path}: array {name} would unpack from {size}; save it in parts")
         try:
-            return self._file[name]
+            array = self._file[name]
         except ValueError as error:
             advice = "save it as numbers or text" if "pickle" in str(error) else "export or copy the file again"
             raise UserError(f"{self.path}: array {name} cannot be read; {advice}") from None
-        except (zipfile.BadZipFile, zlib.error, EOFError):
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, MemoryError):
             raise UserError(f"{self.path}: array {name} is damaged; export or copy the file again") from None
+        if not isinstance(array, np.ndarray):  # a member that is no .npy comes as bytes
+            raise UserError(f"{self.path}: {name} is not an array; save it with np.savez")
+        return array
 
 
-def _schema(arrays: _Archive, mapping: LogMapping) -> dict[str, Any]:
-    for channels in (mapping.observation, mapping.action):
-        array = arrays[channels.array]
-        if array.ndim not in (2, 3):
-            raise UserError(f"{arrays.path}: {channels.array} has shape {array.shape}, expected (E, T, ·) or (N, ·)")
-        for key in ("names", "low", "high"):
-            values = getattr(channels, key)
-            if values is not None and len(values) != array.shape[-1]:
-                raise UserError(
-                    f"{arrays.path}: {channels.array} has {array.shape[-1]} columns, but the mapping gives "
-                    f"{len(values)} {key}"
-                )
-        if array.size == 0:
-            raise UserError(f"{arrays.path}: {channels.array} holds no samples")
-    low, high = _bounds(arrays[mapping.action.array], mapping.action)
-    names = mapping.observation.names, mapping.action.names
-    return make_schema(mapping.task, _control_hz(arrays, mapping), *names, low, high)
-
-
-def _show(mapping: LogMapping) -> list[str]:
-    for name in mapping.show:
-        if name not in mapping.observation.names:
-            raise UserError(f"the mapping's show: {suggest(name, mapping.observation.names)}")
-    return mapping.show
-
-
-def _bounds(array: np.ndarray, channels: Channels) -> tuple[list[float], list[float]]:
-    flat = array.reshape(-1, array.shape[-1])
-    flat = flat.astype(np.float64) if flat.dtype.kind in "iuf" else flat[:0]
-    flat = flat[np.isfinite(flat).all(axis=1)] if len(flat) else flat
-    if not len(flat):  # the check of the first episode will say what is wrong
-        return [-1.0] * array.shape[-1], [1.0] * array.shape[-1]
-    low, high = flat.min(axis=0), flat.max(axis=0)
-    low, high = np.where(low < high, low, low - 1), np.where(low < high, high, high + 1)  # a constant command
-    return channels.low or low.tolist(), channels.high or high.tolist()
-
-
-def _control_hz(arrays: _Archive, mapping: LogMapping) -> float:
-    if (mapping.control_hz is None) == (mapping.dt_s is None):
-        raise UserError(f"the mapping of {arrays.path} must give control_hz or dt_s, and not both")
-    if mapping.control_hz is not None:
-        return mapping.control_hz
-    dt_s = arrays[mapping.dt_s] if isinstance(mapping.dt_s, str) else np.array(mapping.dt_s)
-    if dt_s.size != 1 or not dt_s.item() > 0:
-        raise UserError(f"{arrays.path}: dt_s must be one number above 0, not {dt_s}")
-    return 1 / float(dt_s.item())
-
-
-def _episodes(arrays: _Archive, mapping: LogMapping) -> Iterator[Episode]:
-    observation, action = arrays[mapping.observation.array], arrays[mapping.action.array]
-    samples = observation.shape[:-1]
-    _check_samples(action.shape[:-1], samples, mapping.action.array, arrays)
-    reward = arrays[mapping.reward] if mapping.reward else None
-    if reward is not None:
-        _check_samples(reward.shape, samples, mapping.reward, arrays)
+def _episodes(arrays: Archive, mapping: LogMapping | None) -> Iterator[RawEpisode]:
+    """Of an archive, as the mapping says; without one, as the shapes suggest."""
+    if mapping is None:
+        yield from _unmapped(arrays)
+        return
+    rows, samples = _row_arrays(arrays, mapping)
     slices = _slices(arrays, mapping, samples)
-    labels = {**mapping.info, **({"split": mapping.split} if mapping.split else {})}
-    columns = {key: _per_episode(arrays, name, len(slices)) for key, name in labels.items()}
-    ends = _ends(arrays, mapping, slices, samples)
+    labels = {name: _per_episode(arrays, name, len(slices)) for name in _label_names(arrays, mapping, samples)}
+    once = {}
+    if isinstance(mapping.dt_s, str):
+        dt_s = arrays[mapping.dt_s]
+        once[mapping.dt_s] = dt_s.item() if dt_s.size == 1 else dt_s
+    if mapping.terminated is not None:
+        flags = arrays[mapping.terminated]
+        if flags.shape == (len(slices),) and flags.shape != samples:
+            labels[mapping.terminated] = flags
+        else:
+            _check_samples(flags.shape, samples, mapping.terminated, arrays)
+            rows[mapping.terminated] = flags
     for i, where in enumerate(slices):
-        name = f"{arrays.path}: episode {i}"
-        vector, commands = observation[where], action[where][:-1]
-        if len(vector) < 2:
-            raise UserError(f"{name} has {len(vector)} samples; a step needs two")
-        info = {"task": mapping.task, "source": arrays.path.name, "source_episode": i, "policy": "log"}
-        yield Episode(
-            observation={"vector": vector},
-            action=commands,
-            applied_action=commands,
-            reward=np.zeros(len(commands), np.float32) if reward is None else reward[where][:-1],
-            push=np.zeros(len(commands), np.float32),
-            terminated=ends[i],
-            truncated=not ends[i],
-            info={
-                **info,
-                **({"reward": "none"} if reward is None else {}),
-                **{key: column[i].item() for key, column in columns.items()},
-            },
-        ).check(name)
+        columns = {name: array[where] for name, array in rows.items()}
+        if mapping.terminated in rows and columns[mapping.terminated][:-2].any():
+            raise UserError(f"{arrays.path}: episode {i} goes on after {mapping.terminated}; split it there")
+        here = {name: column[i].item() for name, column in labels.items()}
+        yield RawEpisode(f"{arrays.path}: episode {i}", arrays.path.name, columns, labels={**once, **here})
 
 
-def _check_samples(shape: tuple[int, ...], samples: tuple[int, ...], array: str | None, arrays: _Archive) -> None:
+def _row_arrays(arrays: Archive, mapping: LogMapping) -> tuple[dict[str, np.ndarray], tuple[int, ...]]:
+    """Arrays with a row for each sample, and the shape of the samples: (E, T) or (N,)."""
+    rows: dict[str, np.ndarray] = {}
+    samples: tuple[int, ...] | None = None
+    for channels in (mapping.observation, mapping.action):
+        for spec in channels.specs.values():
+            name = _name(arrays, spec)
+            array = rows[name] = arrays[name]
+            if array.ndim not in ((2, 3) if channels.array else (1, 2, 3)):
+                raise UserError(f"{arrays.path}: {name} has shape {array.shape}, expected (E, T, ·) or (N, ·)")
+            if array.size == 0:
+                raise UserError(f"{arrays.path}: {name} holds no samples")
+            here = array.shape[:-1] if channels.array or array.ndim == 3 else array.shape[:1]
+            samples = samples or here
+            _check_samples(here, samples, name, arrays)
+    assert samples is not None
+    others = [_name(arrays, as_column(mapping.time))] if mapping.time is not None else []
+    others += [name for name in (mapping.image, mapping.episode) if name is not None]
+    others += [mapping.reward] if mapping.reward in arrays.names else []  # else an expression
+    for name in others:
+        rows[name] = arrays[name]
+        _check_samples(rows[name].shape[: len(samples)], samples, name, arrays)
+        if name == mapping.reward:
+            _check_samples(rows[name].shape, samples, name, arrays)
+    return rows, samples
+
+
+def _name(arrays: Archive, spec: Column) -> str:
+    """The array that the column lies in: the first that there is."""
+    plain = [name if name in arrays.names else name.partition("[")[0] for name in spec.names]
+    return next((name for name in plain if name in arrays.names), plain[0])
+
+
+def _label_names(arrays: Archive, mapping: LogMapping, samples: tuple[int, ...]) -> list[str]:
+    """Arrays that the mapping takes one value an episode from."""
+    physics = [as_column(one) for one in mapping.physics.values() if not isinstance(one, int | float)]
+    names = [*mapping.info.values(), *([mapping.split] if mapping.split else [])]
+    names += [_name(arrays, one) for one in physics]
+    by_path = set(re.compile(mapping.path).groupindex) if mapping.path else set()
+    return [name for name in dict.fromkeys(names) if name not in by_path]
+
+
+def _check_samples(shape: tuple[int, ...], samples: tuple[int, ...], array: str, arrays: Archive) -> None:
     if shape != samples:
         raise UserError(f"{arrays.path}: {array} has {shape} samples, the observation has {samples}")
 
 
-def _slices(arrays: _Archive, mapping: LogMapping, samples: tuple[int, ...]) -> list[Any]:
+def _slices(arrays: Archive, mapping: LogMapping, samples: tuple[int, ...]) -> list[Any]:
     """What to index an array of samples with, for each episode."""
     if len(samples) == 2:
         if mapping.episodes:
-            raise UserError(f"{arrays.path}: {mapping.observation.array} has a dimension of episodes; drop `episodes`")
+            raise UserError(f"{arrays.path}: the observation has a dimension of episodes; drop `episodes`")
         return list(range(samples[0]))
     if mapping.episodes is None:
         return [slice(0, samples[0])]
@@ -202,15 +168,16 @@ def _slices(arrays: _Archive, mapping: LogMapping, samples: tuple[int, ...]) -> 
             f"{arrays.path}: {mapping.episodes.start} {starts.dtype}{starts.shape} and {mapping.episodes.length} "
             f"{lengths.dtype}{lengths.shape} must be whole numbers, one an episode"
         )
-    for i, (start, length) in enumerate(zip(starts, lengths, strict=True)):
+    pairs = [(int(start), int(length)) for start, length in zip(starts, lengths, strict=True)]
+    for i, (start, length) in enumerate(pairs):
         if start < 0 or length < 0 or start + length > samples[0]:
             raise UserError(
                 f"{arrays.path}: episode {i} (from {start}, {length} samples) leaves the {samples[0]} there are"
             )
-    return [slice(int(start), int(start + length)) for start, length in zip(starts, lengths, strict=True)]
+    return [slice(start, start + length) for start, length in pairs]
 
 
-def _per_episode(arrays: _Archive, name: str, episodes: int) -> np.ndarray:
+def _per_episode(arrays: Archive, name: str, episodes: int) -> np.ndarray:
     column = arrays[name]
     if column.shape != (episodes,):
         raise UserError(
@@ -219,14 +186,43 @@ def _per_episode(arrays: _Archive, name: str, episodes: int) -> np.ndarray:
     return column
 
 
-def _ends(arrays: _Archive, mapping: LogMapping, slices: list[Any], samples: tuple[int, ...]) -> list[bool]:
-    if mapping.terminated is None:
-        return [False] * len(slices)
-    flags = arrays[mapping.terminated]
-    if flags.shape == (len(slices),) and flags.shape != samples:
-        return [bool(flag) for flag in flags]
-    _check_samples(flags.shape, samples, mapping.terminated, arrays)
-    for i, where in enumerate(slices):
-        if flags[where][:-2].any():
-            raise UserError(f"{arrays.path}: episode {i} goes on after {mapping.terminated}; split it there")
-    return [bool(flags[where].any()) for where in slices]
+def _unmapped(arrays: Archive) -> Iterator[RawEpisode]:
+    """The largest group of arrays that agree in their samples, cut into episodes where it has a dimension of them."""
+    whole = {name: arrays[name] for name in arrays.names}
+    samples = _likely_samples(whole)
+    if not samples:
+        raise UserError(f"{arrays.path} holds no arrays with rows; there are {', '.join(arrays.names) or 'none'}")
+    rows = {name: array for name, array in whole.items() if array.shape[: len(samples)] == samples}
+    where: list[Any] = list(range(samples[0])) if len(samples) == 2 else [slice(None)]
+    if len(samples) == 1 and (found := likely_slices(whole, samples[0])):
+        pairs = zip(whole[found.start].tolist(), whole[found.length].tolist(), strict=True)
+        where = [slice(start, start + length) for start, length in pairs]
+    labels = {name: array for name, array in whole.items() if array.shape == (len(where),) and name not in rows}
+    for i, index in enumerate(where):
+        columns = {name: array[index] for name, array in rows.items()}
+        here = {name: array[i].item() for name, array in labels.items()}
+        yield RawEpisode(f"{arrays.path}: episode {i}", arrays.path.name, columns, labels=here)
+
+
+def _likely_samples(whole: dict[str, np.ndarray]) -> tuple[int, ...]:
+    """(E, T) where most of the numbers lie in arrays (E, T, ·), else (N,)."""
+    weight: Counter[tuple[int, ...]] = Counter()
+    for array in whole.values():
+        if array.ndim in (1, 2, 3) and array.size and array.dtype.kind in "fiub":
+            weight[array.shape[:2] if array.ndim == 3 else array.shape[:1]] += array.size
+    return weight.most_common(1)[0][0] if weight else ()
+
+
+def likely_slices(whole: dict[str, np.ndarray], rows: int) -> Slices | None:
+    """Two arrays that cut the rows without remainder: each start is where the episode before ends."""
+    whole_numbers = {name: array for name, array in whole.items() if array.ndim == 1 and array.dtype.kind in "iu"}
+    for start, starts in whole_numbers.items():
+        for length, lengths in whole_numbers.items():
+            if start != length and len(starts) == len(lengths) >= 1 and lengths.min() > 0:
+                ends = np.cumsum(lengths)
+                if ends[-1] == rows and np.array_equal(starts, ends - lengths):
+                    return Slices(start, length)
+    return None
+
+
+FORMAT = Format("npz", "NumPy archives of arrays (E, T, k) or (N, k); needs a mapping", detects, read)

@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from configs import UserError, from_dict, packaged
+from worldmodel.logs import npz
+from worldmodel.logs.importing import as_log_folder, import_logs
 from worldmodel.logs.mapping import LogMapping, find_mapping
-from worldmodel.logs.npz import as_log_folder, import_npz
 from worldmodel.storage import LogReader
 
 EPISODES, SAMPLES = 3, 5
@@ -239,18 +240,25 @@ def test_a_pickle_is_never_run(tmp_path):
 
 def test_what_was_given_is_not_there(tmp_path):
     with pytest.raises(
-        UserError, match="nowhere does not exist; give a folder that record-rollouts wrote, or an .npz file"
+        UserError, match="nowhere does not exist; give a folder that record-rollouts wrote, an .npz file, or"
     ):
         as_log_folder(tmp_path / "nowhere", tmp_path / "logs")
     with pytest.raises(UserError, match="is not a log folder"):
         as_log_folder(tmp_path / "a", tmp_path / "logs")
-    (tmp_path / "log.csv").write_text("x,y")
-    with pytest.raises(UserError, match="log.csv is not an .npz file"):
-        as_log_folder(tmp_path / "log.csv", tmp_path / "logs")
-    save(tmp_path / "raw", arrays(), MAPPING)
-    save(tmp_path / "raw", arrays(), MAPPING, name="other")
-    with pytest.raises(UserError, match=r"several .npz files; give one: log\.npz, other\.npz"):
+    (tmp_path / "film.mp4").write_bytes(bytes(range(256)))
+    with pytest.raises(UserError, match=r"film.mp4 is of no format that is read; train-world-model --formats lists"):
+        as_log_folder(tmp_path / "film.mp4", tmp_path / "logs")
+
+
+def test_a_folder_of_archives_under_one_mapping(tmp_path):
+    save(tmp_path / "raw", arrays())
+    save(tmp_path / "raw", arrays(), name="other")
+    with pytest.raises(UserError, match=r"raw needs a mapping that says what its columns mean: write mapping\.yaml"):
         as_log_folder(tmp_path / "raw", tmp_path / "logs")
+    (tmp_path / "raw" / "mapping.yaml").write_text(yaml.safe_dump(MAPPING))
+    reader = LogReader(as_log_folder(tmp_path / "raw", tmp_path / "logs"))
+    files = [(record["info"]["source"], record["info"]["source_episode"]) for record in reader.episodes]
+    assert files == [(f"{name}.npz", i) for name in ("log", "other") for i in range(EPISODES)]
 
 
 def test_mappings_are_found_beside_by_name_and_by_file(tmp_path):
@@ -295,11 +303,11 @@ def test_the_double_pendulum_in_uneven_episodes(tmp_path, real_logs):
         },
         "mapping",
     )
-    reader = LogReader(import_npz(archive, tmp_path / "logs", mapping))
+    reader = LogReader(import_logs(npz.FORMAT, archive, tmp_path / "logs", mapping))
     assert [record["length"] + 1 for record in reader.episodes] == raw["ep_len"].tolist()
     assert reader.schema["control_hz"] == pytest.approx(100)
     last = raw["obs"][raw["ep_start"][-1] :][: raw["ep_len"][-1]]
     np.testing.assert_array_equal(reader.episode(113).observation["vector"], last)
     broken = dataclasses.replace(mapping, observation=dataclasses.replace(mapping.observation, array="tau_measured"))
     with pytest.raises(UserError, match="tau_measured has 2 columns, but the mapping gives 4 names"):
-        import_npz(archive, tmp_path / "other", broken)
+        import_logs(npz.FORMAT, archive, tmp_path / "other", broken)

@@ -1,0 +1,193 @@
+"""Raw episodes and a mapping to Episodes: cut where they end, named, labelled, with a reward."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from configs import UserError, suggest
+from worldmodel.episode import Episode
+from worldmodel.logs import channels
+from worldmodel.logs.expression import Expression
+from worldmodel.logs.formats import RawEpisode
+from worldmodel.logs.mapping import Column, LogMapping, as_column
+from worldmodel.logs.rows import Rows, Wanted, even_rows
+
+AFTER_END = "recordings split where the task ended"
+
+
+class Converter:
+    """Makes Episodes of raw ones, in order; counts repairs.
+
+    What the first episode settles (names, rate), the others must agree with.
+    """
+
+    def __init__(self, mapping: LogMapping) -> None:
+        self.mapping = mapping
+        self.hz = 0.0
+        self.observation: list[str] = []
+        self.action: list[str] = []
+        self._given: list[tuple[float | None, float | None]] = []  # bounds of each command
+        self._low = self._high = np.array([])  # the extremes seen
+        self.repairs: Counter[str] = Counter()
+        self._seen: Counter[str] = Counter()  # raw episodes by file
+        self._reward: Expression | None = None
+        try:
+            self._path = re.compile(mapping.path) if mapping.path else None
+        except re.error as error:
+            raise UserError(f"the mapping's path {mapping.path!r} is no regular expression: {error}") from None
+
+    def convert(self, raw: RawEpisode) -> Iterator[Episode]:
+        number = self._seen[raw.source]
+        self._seen[raw.source] += 1
+        self.repairs.update(raw.repairs)
+        if self._path and (match := self._path.search(raw.source)):
+            found = {key: text for key, text in match.groupdict().items() if text is not None}
+            raw = replace(raw, labels={**found, **raw.labels})
+        self._settle_rate(raw)
+        for part, terminated in self._parts(raw):
+            wanted = Wanted.of(part, self.mapping)
+            self._settle_names(part, wanted)
+            info = {"task": self.mapping.task, "source": raw.source, "source_episode": number, "policy": "log"}
+            info |= self._labels(part)
+            if self.mapping.reward is None:
+                info["reward"] = "none"
+            physics = self._physics(part)
+            for rows in even_rows(part, wanted, self.mapping, self.hz, self.repairs):
+                yield self._episode(part, rows, terminated and rows.is_end, info, physics)
+
+    def _settle_rate(self, raw: RawEpisode) -> None:
+        mapping = self.mapping
+        if (mapping.control_hz is None) == (mapping.dt_s is None):
+            raise UserError(f"the mapping of {raw.where} must give control_hz or dt_s, and not both")
+        if mapping.control_hz is not None:
+            self.hz = mapping.control_hz
+            if not (self.hz > 0 and np.isfinite(self.hz)):
+                raise UserError(f"the mapping of {raw.where}: control_hz is {self.hz:g}, expected above 0")
+            return
+        dt_s = channels.one_value(raw, mapping.dt_s) if isinstance(mapping.dt_s, str) else mapping.dt_s
+        if not isinstance(dt_s, int | float) or not (dt_s > 0 and np.isfinite(dt_s)):
+            raise UserError(f"{raw.where}: dt_s must be one number above 0, not {dt_s}")
+        if self.hz and abs(self.hz * dt_s - 1) > 1e-6:
+            raise UserError(f"{raw.where}: its dt_s is {dt_s:g}, others have {1 / self.hz:g}; give control_hz")
+        self.hz = self.hz or 1 / float(dt_s)
+
+    def _settle_names(self, raw: RawEpisode, wanted: Wanted) -> None:
+        for kind, of in (("observation", wanted.observation), ("action", wanted.action)):
+            names = [name for one in of for name in one.names]
+            settled = getattr(self, kind) or names
+            setattr(self, kind, settled)
+            if names != settled:
+                raise UserError(f"{raw.where}: its {kind} has {len(names)} channels, others have {len(settled)}")
+            if len(set(names)) != len(names):
+                raise UserError(f"the mapping's {kind} names a channel twice: {', '.join(names)}")
+        if not self._given:
+            self._given = [pair for one in wanted.action for pair in zip(one.low, one.high, strict=True)]
+            self._low, self._high = np.full((2, len(self.action)), [[np.inf], [-np.inf]])
+        for at, column in enumerate(column for one in wanted.action for column in one.value.T):
+            if column.dtype.kind in "fiu" and len(finite := column[np.isfinite(column)]):
+                self._low[at] = min(self._low[at], finite.min())
+                self._high[at] = max(self._high[at], finite.max())
+
+    def bounds(self) -> tuple[list[float], list[float]]:
+        """Of each command: as given, else the extremes seen; a constant command still has room."""
+        constant = self._low >= self._high
+        low, high = np.where(constant, self._low - 1, self._low), np.where(constant, self._high + 1, self._high)
+        return (
+            [float(seen if given is None else given) for (given, _), seen in zip(self._given, low, strict=True)],
+            [float(seen if given is None else given) for (_, given), seen in zip(self._given, high, strict=True)],
+        )
+
+    def _parts(self, raw: RawEpisode) -> Iterator[tuple[RawEpisode, bool]]:
+        """Cut where the mapping's `episode` changes and after what ends the task; and whether each ended so."""
+        mapping, cuts, ends, last = self.mapping, set[int](), set[int](), bool(raw.terminated)
+        length = max((len(value) for name, value in raw.columns.items() if name not in raw.clocks), default=0)
+        if mapping.episode is not None:
+            _, value = channels.find(raw, [mapping.episode])
+            both_missing = (value[1:] != value[1:]) & (value[:-1] != value[:-1])
+            cuts = {int(row) for row in np.flatnonzero((value[1:] != value[:-1]) & ~both_missing) + 1}
+        if mapping.terminated in raw.labels:
+            last = bool(raw.labels[mapping.terminated])
+        elif mapping.terminated is not None:
+            name, flags = channels.find(raw, [mapping.terminated])
+            true = np.nan_to_num(channels.numbers(flags, f"{raw.where}: {name}")) != 0
+            # A flag that stays up tells of one end. On the row before the last it speaks of the step to the last.
+            falls = np.flatnonzero(true[:-1] & ~true[1:]) + 1
+            ends = {int(row) for row in falls if row < length - 1}
+            last = bool(true[-2:].any())
+            self.repairs[AFTER_END] += len(ends - cuts)
+        cuts |= ends
+        if cuts and raw.clocks:
+            raise UserError(f"{raw.where}: columns of several clocks cannot be cut by one of them; split the file")
+        starts = sorted(cuts)
+        for start, stop in zip([0, *starts], [*starts, length], strict=True):
+            yield (_cut(raw, start, stop) if cuts else raw), stop in ends or (last and stop == length)
+
+    def _labels(self, raw: RawEpisode) -> dict[str, Any]:
+        wanted = {**self.mapping.info, **({"split": self.mapping.split} if self.mapping.split else {})}
+        return {key: channels.one_value(raw, name) for key, name in wanted.items()}
+
+    def _physics(self, raw: RawEpisode) -> dict[str, float]:
+        found = {}
+        for factor, given in self.mapping.physics.items():
+            if isinstance(given, int | float):
+                found[factor] = float(given)
+                continue
+            spec: Column = as_column(given)
+            name = next((name for name in spec.names if name in raw.labels or channels.has(raw, name)), spec.names[0])
+            value = np.array([channels.one_value(raw, name)])
+            found[factor] = float(channels.numbers(value, f"{raw.where}: {name}", spec.values)[0] * spec.factor)
+        return found
+
+    def _episode(
+        self, raw: RawEpisode, rows: Rows, terminated: bool, info: dict[str, Any], physics: dict[str, float]
+    ) -> Episode:
+        steps = len(rows.action)
+        episode = Episode(
+            observation={"vector": rows.vector} | ({} if rows.image is None else {"image": rows.image}),
+            action=rows.action,
+            applied_action=rows.action,
+            reward=np.zeros(steps, np.float32) if rows.reward is None else rows.reward,
+            push=np.zeros(steps, np.float32),
+            terminated=terminated,
+            truncated=not terminated,
+            physics=dict(physics),
+            info=dict(info),
+        ).check(raw.where, {"observation vector": self.observation, "action": self.action})
+        if self.mapping.reward is not None and rows.reward is None:
+            episode.reward = self._earned(episode, raw.where)
+        return episode
+
+    def _earned(self, episode: Episode, where: str) -> np.ndarray:
+        """What the mapping's expression gives, from the observation after each step and the command that led there."""
+        assert self.mapping.reward is not None
+        names = [*self.observation, *self.action]
+        self._reward = self._reward or Expression.parse(self.mapping.reward, names)
+        values = np.concatenate([episode.observation["vector"][1:], episode.action], axis=1)
+        reward = self._reward(dict(zip(names, values.T, strict=True)))
+        if not np.isfinite(reward).all():
+            row = int(np.flatnonzero(~np.isfinite(reward))[0])
+            held = ", ".join(f"{name} {values[row, names.index(name)]:g}" for name in self._reward.channels)
+            raise UserError(f"{where}: the reward {self._reward.text!r} is {reward[row]} in step {row} ({held})")
+        return reward
+
+
+def _cut(raw: RawEpisode, start: int, stop: int) -> RawEpisode:
+    rows = slice(start, stop)
+    return replace(
+        raw,
+        where=f"{raw.where}: rows {start} to {stop - 1}",
+        columns={name: value[rows] for name, value in raw.columns.items()},
+        time_s=None if raw.time_s is None else raw.time_s[rows],
+    )
+
+
+def mapped_names(names: Sequence[str], asked: Sequence[str]) -> list[str]:
+    """The channels to show, if there are such."""
+    for name in asked:
+        if name not in names:
+            raise UserError(f"the mapping's show: {suggest(name, names)}")
+    return list(asked)
