@@ -185,7 +185,7 @@ def _raw(dataset: _Dataset, file: Path, episode: _Episode, columns: dict[str, np
         # `next.done` alone marks every recording's end; with `next.success` it says whose end was the task's.
         terminated=bool(done[-1] and success[-1]) if done is not None and success is not None else None,
         labels=labels | ({"split": splits[0]} if splits else {}),
-        repairs=Counter(f"features left out (pictures, text, tables): {one}" for one in dataset.left_out),
+        repairs=Counter(f"features left out (pictures, text): {name}" for name in dataset.left_out),
     )
 
 
