@@ -26,6 +26,7 @@ MODULES = (
     "npz",
     "hdf5",
     "lerobot",
+    "rosbag2",
     "parquet",
     "delimited",
 )

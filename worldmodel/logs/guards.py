@@ -34,10 +34,10 @@ def inside(folder: Path, name: str | Path, where: str) -> Path:
 
 
 def check_size(size: int, where: str, most: int = MOST_BYTES) -> None:
-    """A UserError where something says that it unpacks to more than may be in memory at once."""
+    """A UserError where something takes, or says that it will, more than may be in memory at once."""
     if size > most:
         raise UserError(
-            f"{where} says it holds {size / 2**30:,.1f} GiB; at most {most / 2**30:,.1f} GiB are read at once: "
+            f"{where} takes {size / 2**20:,.0f} MiB; at most {most / 2**20:,.2f} MiB are read at once: "
             "split it, or it is damaged"
         )
 

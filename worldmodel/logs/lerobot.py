@@ -162,9 +162,8 @@ def _file(dataset: _Dataset, file: Path, listed: dict[int, _Episode]) -> Iterato
             if sum(len(part["episode_index"]) for part in parts) > waiting[number].length:
                 raise UserError(f"{file}: episode {number} has more than the {waiting[number].length} frames it should")
     yield from finish()
-    current = None
     if waiting:
-        raise UserError(f"{file} lacks episode {min(waiting)}, which meta/episodes says is in it; copy the folder again")
+        raise UserError(f"{file} lacks episode {min(waiting)}, which meta/episodes puts there; copy the folder again")
 
 
 def _raw(dataset: _Dataset, file: Path, episode: _Episode, columns: dict[str, np.ndarray]) -> RawEpisode:

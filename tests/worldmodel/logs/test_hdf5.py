@@ -252,7 +252,7 @@ def test_claims_of_size_are_checked_before_reading(tmp_path):
     def claim(file):
         file.create_dataset("actions", (10, 2**40), "f4", chunks=(1, 1024), fillvalue=1)
 
-    fails(replaced(tmp_path, claim), "actions says it holds", "GiB")
+    fails(replaced(tmp_path, claim), "actions takes", "MiB")
 
 
 def test_a_chunk_that_unpacks_to_more_than_it_should_is_not_unpacked(tmp_path, monkeypatch):

@@ -184,7 +184,7 @@ def test_what_contradicts_itself_is_named(tmp_path):
         ({"fps": "ten"}, ("fps",)),
         ({"features": []}, ("features",)),
         ({"features": {"action": scalar("float32")}}, ("episode_index",)),
-        ({"features": FEATURES | {"action": {"dtype": "float32", "shape": [2**40]}}}, ("GiB",)),
+        ({"features": FEATURES | {"action": {"dtype": "float32", "shape": [2**40]}}}, ("MiB",)),
         ({"features": FEATURES | {"action": {"dtype": "float32", "shape": [2]}}}, ("action", "numbers in", "of 2")),
         ({"features": FEATURES | {"velocity": scalar("float32")}}, ("lacks the column velocity",)),
     ],
