@@ -58,7 +58,7 @@ def add_messages(path: Path, topics: Topics) -> None:
 
 def _broken() -> tuple[type[Exception], ...]:
     """What reading nonsense raises."""
-    return need("mcap.exceptions", "ros").McapError, struct.error, ValueError, EOFError, RuntimeError
+    return need("mcap.exceptions", "ros").McapError, struct.error, ValueError, EOFError, OverflowError
 
 
 def _damaged(path: Path, at: int, error: Exception) -> UserError:

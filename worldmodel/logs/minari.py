@@ -61,6 +61,8 @@ def draft(file: "h5py.File", task: str) -> LogMapping:
     space = _space(metadata, file.filename)
     observations = [key for key in found if key.partition("/")[0] == "observations"]
     images = [key for key in observations if len(found[key].data.shape) == 4]
+    if observations == images:
+        raise UserError(f"{where(group)}: observations holds no numbers; pictures alone are not learnt from")
     return LogMapping(
         task=str(metadata.get("dataset_id") or task),
         control_hz=drafts.UNSTATED_HZ,

@@ -74,9 +74,11 @@ def _numbers(column: "pyarrow.Array", width: int, where: str) -> np.ndarray:
     flat = column.flatten() if listed else column
     if not (pa.types.is_integer(flat.type) or pa.types.is_floating(flat.type) or pa.types.is_boolean(flat.type)):
         raise UserError(f"{where} holds {kind}, expected numbers")
+    if flat.null_count and not pa.types.is_floating(flat.type):
+        raise UserError(f"{where} has {flat.null_count} rows without a number")
     if len(flat) != rows * width:
         raise UserError(f"{where} holds {len(flat)} numbers in {rows} rows, expected {width} in each")
-    numbers = flat.to_numpy(zero_copy_only=False)  # of whole numbers with a gap, float64 with NaN
+    numbers = flat.to_numpy(zero_copy_only=False)  # NaN where a row has none
     return numbers.reshape(rows, width) if listed and width > 1 else numbers
 
 

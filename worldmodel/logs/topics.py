@@ -97,6 +97,8 @@ class Topics:
                 table = np.frombuffer(alike.numbers, np.float64).reshape(-1, max(1, len(names)))
                 time_ns = np.frombuffer(alike.stamped_ns if stamped else alike.logged_ns, np.int64)
                 for i, name in enumerate(names):
+                    if name.startswith("header.stamp."):
+                        continue  # it is the clock
                     columns.setdefault(f"{topic}.{name}", []).append(table[:, i])
                     clocks.setdefault(f"{topic}.{name}", []).append(time_ns)
         if not columns:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from damage import check_survives
 from toy_logs import named_after_origin, with_images
 
 from configs import UserError
@@ -170,34 +171,19 @@ def test_a_pickle_does_not_run(tmp_path, monkeypatch):
     assert not (tmp_path / "pwned").exists()
 
 
-def test_a_bomb_is_not_unpacked(tmp_path):
+def test_a_bomb_is_not_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr("worldmodel.logs.npz.MOST", 2**20)
     folder = chunk(tmp_path / "a")
     with zipfile.ZipFile(next(folder.iterdir()), "a", zipfile.ZIP_DEFLATED) as archive, archive.open(
         "speed.npy", "w", force_zip64=True
     ) as member:
-        header = {"descr": "<f8", "fortran_order": False, "shape": (4, 2**25)}
+        header = {"descr": "<f8", "fortran_order": False, "shape": (4, 2**17)}
         np.lib.format.write_array_header_1_0(member, header)
-        for _ in range(2**6):
-            member.write(bytes(2**24 + 2**10))
-    assert next(folder.iterdir()).stat().st_size < 4e6
+        member.write(bytes(2**22))
+    assert next(folder.iterdir()).stat().st_size < 2**14
     fails(folder, "speed", "would unpack")
 
 
-def test_damaged_files_never_give_more_than_a_message(tmp_path):
+def test_a_damaged_file_never_gives_more_than_a_message(tmp_path):
     folder = chunk(tmp_path / "replay")
-    (path,) = folder.iterdir()
-    whole = path.read_bytes()
-    random = np.random.default_rng(0)
-    damaged = [whole[:size] for size in np.linspace(0, len(whole) - 1, 40).astype(int)]
-    for _ in range(100):
-        flipped = bytearray(whole)
-        for place in random.integers(0, len(whole), 4):
-            flipped[place] = random.integers(256)
-        damaged.append(bytes(flipped))
-    for data in damaged:
-        path.write_bytes(data)
-        try:
-            assert len(read(folder)) <= 4
-        except UserError as error:
-            assert path.name in str(error)
-        assert path.read_bytes() == data
+    check_survives(FORMAT, folder, folder / NAME)

@@ -5,9 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from damage import check_survives
 
 from configs import UserError
 from worldmodel.logs.hdf5 import FORMAT
+from worldmodel.logs.importing import as_log_folder
+from worldmodel.storage import LogReader
 
 h5py = pytest.importorskip("h5py", reason="h5py is not installed (the extra hdf5)")
 
@@ -295,24 +298,41 @@ def test_what_is_no_hdf5_is_not_claimed(tmp_path):
     assert not FORMAT.detects(tmp_path) and not FORMAT.detects(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("write", [write_d4rl, write_robomimic])
+@pytest.mark.parametrize("write", [write_d4rl, lambda path: write_robomimic(path, 2)])
 def test_a_damaged_file_never_gives_more_than_a_message(tmp_path, write):
-    """Cut short at many places, and with bytes turned over: numbers or a UserError, nothing else, and the same file."""
-    whole = write(tmp_path / "whole.hdf5").read_bytes()
-    random = np.random.default_rng(0)
-    damaged = [whole[:size] for size in np.linspace(8, len(whole) - 1, 20).astype(int)]
-    for _ in range(40):
-        flipped = bytearray(whole)
-        for place in random.integers(8, len(whole), 4):
-            flipped[place] = random.integers(256)
-        damaged.append(bytes(flipped))
-    path = tmp_path / "damaged.hdf5"
-    for data in damaged:
-        path.write_bytes(data)
-        try:
-            FORMAT.draft(path)
-            for episode in FORMAT.read(path, None).episodes():
-                assert sum(column.nbytes for column in episode.columns.values()) < 2**31
-        except UserError as error:
-            assert "damaged.hdf5" in str(error)
-        assert path.read_bytes() == data
+    path = write(tmp_path / "whole.hdf5")
+    check_survives(FORMAT, path, path)
+
+
+@pytest.mark.parametrize("name", ["main_data.hdf5", "metadata.json"])
+def test_a_damaged_minari_dataset_never_gives_more_than_a_message(tmp_path, name):
+    folder = write_minari(tmp_path / "reach", 2)
+    check_survives(FORMAT, folder, folder / "data" / name)
+
+
+def test_an_episode_of_nothing_seen(tmp_path):
+    folder = write_minari(tmp_path / "reach", 1)
+    with h5py.File(folder / "data" / "main_data.hdf5", "r+") as file:
+        del file["episode_0/observations"]
+        file.create_group("episode_0/observations")
+    fails(folder, "observations holds no numbers")
+
+
+@pytest.mark.parametrize("write", [write_minari, write_robomimic, write_d4rl])
+def test_it_needs_no_mapping(tmp_path, write):
+    logs = LogReader(as_log_folder(write(tmp_path / "raw.hdf5"), tmp_path / "logs"))
+    logs.check()
+    first = logs.episode(0)
+    np.testing.assert_array_equal(first.action, -numbers(20, first.action.shape[1])[: first.length])
+    if write is write_minari:
+        assert [logs.episode(i).length for i in range(11)] == [T + i for i in range(11)]
+        assert logs.schema["action"]["low"] == [-1, -2]
+        assert logs.schema["observation"]["vector"]["names"] == ["goal", "state_0", "state_1", "state_2"]
+    if write is write_robomimic:
+        assert [logs.episode(i).length for i in range(11)] == [T] * 11
+        assert logs.schema["control_hz"] == 20
+        assert logs.episode(10).info["split"] == "val"
+        assert logs.episode(1).terminated and logs.episode(1).reward[-1] == 1
+    if write is write_d4rl:
+        assert [logs.episode(i).length for i in range(3)] == [3, 3, 1]
+        assert [logs.episode(i).terminated for i in range(3)] == [True, False, False]

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from damage import check_survives
 
 from configs import UserError
+from worldmodel.logs.importing import as_log_folder
 from worldmodel.logs.lerobot import FORMAT
+from worldmodel.storage import LogReader
 
 pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed (the extra lerobot)")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -222,23 +225,28 @@ def test_a_column_that_swells_is_refused_before_it_is_made(tmp_path):
     fails(folder, "file-001.parquet: action has 1,048,576 numbers in 4 rows of 3")
 
 
-@pytest.mark.parametrize("name", ["meta/info.json", "meta/episodes/chunk-000/file-000.parquet", "data"])
+@pytest.mark.parametrize(
+    "name", ["meta/info.json", "meta/episodes/chunk-000/file-000.parquet", "data/chunk-000/file-000.parquet"]
+)
 def test_a_damaged_file_never_gives_more_than_a_message(tmp_path, name):
+    folder = write(tmp_path / "set")
+    check_survives(FORMAT, folder, folder / name)
+
+
+def test_frames_of_no_episode_are_named(tmp_path):
     folder = write(tmp_path)
-    path = folder / (DATA.format(chunk_index=0, file_index=0) if name == "data" else name)
-    whole = path.read_bytes()
-    random = np.random.default_rng(0)
-    damaged = [whole[:size] for size in np.linspace(0, len(whole) - 1, 30).astype(int)]
-    for _ in range(60):
-        flipped = bytearray(whole)
-        for place in random.integers(0, len(whole), 4):
-            flipped[place] = random.integers(256)
-        damaged.append(bytes(flipped))
-    for data in damaged:
-        path.write_bytes(data)
-        try:
-            FORMAT.draft(folder)
-            assert len(read(folder)) <= 3
-        except UserError as error:
-            assert str(folder) in str(error)
-        assert path.read_bytes() == data
+    table = rows(2, False)
+    place = table.schema.get_field_index("episode_index")
+    table = table.set_column(place, "episode_index", pa.array([2, 2, None, 2]))
+    pq.write_table(table, folder / DATA.format(chunk_index=0, file_index=1))
+    fails(folder, "file-001.parquet", "episode_index has 1 rows without a number")
+
+
+def test_it_needs_no_mapping(tmp_path):
+    logs = LogReader(as_log_folder(write(tmp_path / "set"), tmp_path / "logs"))
+    assert [logs.episode(i).length for i in range(3)] == [4, 2, 3]
+    assert [logs.episode(i).terminated for i in range(3)] == [False, True, False]
+    assert (logs.schema["task"], logs.schema["control_hz"]) == ("so101: Lift the cube.", HZ)
+    np.testing.assert_array_equal(logs.episode(2).observation["vector"][3], [230, 231, 232, 1.5])
+    np.testing.assert_array_equal(logs.episode(2).action[1], [-210, -211, -212])
+    np.testing.assert_array_equal(logs.episode(0).reward, np.arange(4))
