@@ -22,27 +22,30 @@ def recognises(file: "h5py.File") -> bool:
     return all(find(file, key) is not None for key in _ARRAYS)
 
 
-def episodes(file: "h5py.File", source: str) -> Iterator[RawEpisode]:
+def episodes(file: "h5py.File", source: str, mapping: LogMapping | None) -> Iterator[RawEpisode]:
     found = _found(file)
     terminals = found["terminals"].rows().astype(bool)
     ends = terminals | found["timeouts"].rows().astype(bool) if "timeouts" in found else terminals
     cuts = np.flatnonzero(ends) + 1
     cuts = np.unique(np.concatenate([cuts, [len(terminals)]]))
-    start = 0
+    start, repairs = 0, Counter[str]()
     for number, stop in enumerate(cuts.tolist()):
         columns = {key: found[key].rows(start, stop) for key in ("observations", "actions", "rewards")}
-        repairs = Counter({drafts.UNSTATED: stop - start})
         if "next_observations" in found:  # the one that the last action led to is nowhere else
             after = found["next_observations"].rows(stop - 1, stop)
             columns["observations"] = np.concatenate([columns["observations"], after])
-        if stop - start > 1:
-            yield RawEpisode(
+        if len(columns["observations"]) > 1:
+            raw = RawEpisode(
                 where=f"{where(file)}: episode {number} (rows {start} to {stop})",
                 source=source,
                 columns=columns,
                 terminated=bool(terminals[stop - 1]),
                 repairs=repairs,
             )
+            yield drafts.note_rate(raw, mapping)
+            repairs = Counter()
+        else:
+            repairs["episodes of a single row left out"] += 1
         start = stop
 
 

@@ -4,10 +4,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from worldmodel.logs.mapping import Channels
+from worldmodel.logs.formats import RawEpisode
+from worldmodel.logs.mapping import Channels, LogMapping
 
 UNSTATED_HZ = 1.0
-UNSTATED = "steps taken as one a second, since the files state no rate (a mapping's control_hz says it)"
+_UNSTATED = "steps taken as one a second, since the files state no rate (a mapping's control_hz does)"
+
+
+def note_rate(raw: RawEpisode, mapping: LogMapping | None) -> RawEpisode:
+    """Of a format that states no rate: the user is told what was taken for one, unless a mapping gives it."""
+    if mapping is None or mapping.control_hz == UNSTATED_HZ:
+        raw.repairs[_UNSTATED] += len(raw.columns["actions" if "actions" in raw.columns else "action"])
+    return raw
 
 
 def action(array: str, width: int, low: object = None, high: object = None) -> Channels:

@@ -52,7 +52,7 @@ def read(path: Path, mapping: LogMapping | None) -> Source:
 
     def episodes() -> Iterator[RawEpisode]:
         for stream in streams:
-            yield from _episodes(stream)
+            yield from (drafts.note_rate(raw, mapping) for raw in _episodes(stream))
 
     return Source([chunk.path for stream in streams for chunk in stream], episodes)
 
@@ -148,7 +148,7 @@ def _episode(parts: list[dict[str, np.ndarray]], began: Path) -> Iterator[RawEpi
     except ValueError:
         raise UserError(f"{began} and its successors differ in the shape of what they hold") from None
     first, _, terminal = (columns.pop(key, None) for key in _FLAGS)
-    repairs = Counter({drafts.UNSTATED: len(columns["action"]) - 1})
+    repairs: Counter[str] = Counter()
     if first is not None and not first[0]:
         repairs["episodes without their beginning, whose chunk is gone"] += 1
     yield RawEpisode(

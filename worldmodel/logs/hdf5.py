@@ -50,7 +50,7 @@ def read(path: Path, mapping: LogMapping | None) -> Source:
                 if layout is None:
                     yield _recording(content, source)
                 else:
-                    yield from layout.episodes(content, source)
+                    yield from layout.episodes(content, source, mapping)
 
     return Source(files, episodes)
 

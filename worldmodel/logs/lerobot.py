@@ -26,6 +26,7 @@ INFO = Path("meta/info.json")
 _BOOKKEEPING = ("index", "frame_index", "task_index")
 _PLACE = re.compile(r"\{(chunk_index|file_index)(?::0?(\d)d)?\}")
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}  # their word: ours
+_TASK = "lerobot_task"
 _LATE_S = 1e-4
 """Within which LeRobot holds its own frames to the stated rate."""
 
@@ -175,7 +176,7 @@ def _raw(dataset: _Dataset, file: Path, episode: _Episode, columns: dict[str, np
         stamps = None if even.all() else stamps  # even to a rounding of float32 needs no resampling
     done, success = columns.get("next.done"), columns.get("next.success")
     splits = [name for start, stop, name in dataset.splits if start <= episode.number < stop]
-    labels: dict[str, Any] = {"lerobot_task": "; ".join(episode.tasks)} if episode.tasks else {}
+    labels: dict[str, Any] = {_TASK: "; ".join(episode.tasks)}
     return RawEpisode(
         where=f"{file}: episode {episode.number}",
         source=file.relative_to(dataset.folder).as_posix(),
@@ -202,6 +203,7 @@ def draft(path: Path) -> LogMapping | None:
         action=Channels(columns=_named(dataset, ["action"])),
         reward="next.reward" if "next.reward" in dataset.widths else None,
         split="split" if dataset.splits else None,
+        info={_TASK: _TASK},
     )
 
 

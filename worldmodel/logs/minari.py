@@ -26,7 +26,7 @@ def recognises(file: "h5py.File") -> bool:
     return bool(numbered(file, _NAME))
 
 
-def episodes(file: "h5py.File", source: str) -> Iterator[RawEpisode]:
+def episodes(file: "h5py.File", source: str, mapping: LogMapping | None) -> Iterator[RawEpisode]:
     for name in numbered(file, _NAME):
         group = group_in(file, name)
         if group is None:
@@ -36,8 +36,7 @@ def episodes(file: "h5py.File", source: str) -> Iterator[RawEpisode]:
         ends = columns.pop("terminations")[-1:]
         seed = group.attrs.get("seed")
         repairs = Counter({f"arrays left out (text, or images that are not 64 x 64): {key}": 1 for key in left_out})
-        repairs[drafts.UNSTATED] = len(columns["rewards"])
-        yield RawEpisode(
+        raw = RawEpisode(
             where=where(group),
             source=source,
             columns=columns,
@@ -45,6 +44,7 @@ def episodes(file: "h5py.File", source: str) -> Iterator[RawEpisode]:
             labels={"seed": int(seed)} if isinstance(seed, np.integer) else {},
             repairs=repairs,
         )
+        yield drafts.note_rate(raw, mapping)
 
 
 def draft(file: "h5py.File", task: str) -> LogMapping:

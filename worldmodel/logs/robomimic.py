@@ -26,7 +26,7 @@ def recognises(file: "h5py.File") -> bool:
     return data is not None and bool(numbered(data, _NAME))
 
 
-def episodes(file: "h5py.File", source: str) -> Iterator[RawEpisode]:
+def episodes(file: "h5py.File", source: str, mapping: LogMapping | None) -> Iterator[RawEpisode]:
     data, splits = _data(file), _splits(file)
     for name in numbered(data, _NAME):
         demo = group_in(data, name)
@@ -40,9 +40,7 @@ def episodes(file: "h5py.File", source: str) -> Iterator[RawEpisode]:
                 columns[key] = np.concatenate([columns[key], after[-1:]])
         dones = columns.pop("dones", np.zeros(0))
         repairs = Counter({f"arrays left out (text, or images that are not 64 x 64): {key}": 1 for key in left_out})
-        if _control_hz(data) is None:
-            repairs[drafts.UNSTATED] = len(columns["actions"])
-        yield RawEpisode(
+        raw = RawEpisode(
             where=where(demo),
             source=source,
             columns=columns,
@@ -51,6 +49,7 @@ def episodes(file: "h5py.File", source: str) -> Iterator[RawEpisode]:
             labels={"split": splits[name]} if splits else {},
             repairs=repairs,
         )
+        yield drafts.note_rate(raw, mapping) if _control_hz(data) is None else raw
 
 
 def draft(file: "h5py.File", task: str) -> LogMapping:

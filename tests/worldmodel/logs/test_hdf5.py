@@ -1,6 +1,7 @@
 """Minari, robomimic and D4RL files, written by hand as those projects write them, and hostile ones."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -175,6 +176,15 @@ def test_d4rl_is_cut_where_an_episode_ends(tmp_path):
     assert [episode.terminated for episode in episodes] == [True, False, False]
     assert episodes[1].where.endswith("episode 1 (rows 4 to 8)")
     assert drafted(path).action.names == ["action_0", "action_1"]
+    assert [sum(episode.repairs.values()) for episode in episodes] == [4, 4, 2]  # steps without a stated rate
+    stated = replace(drafted(path), control_hz=20)
+    assert not any(episode.repairs for episode in FORMAT.read(path, stated).episodes())
+
+
+def test_an_episode_of_one_row_has_no_step(tmp_path):
+    path = write_d4rl(tmp_path / "walker.hdf5", terminals=np.isin(np.arange(10), [0, 4]))
+    first, *_ = read(path)
+    assert first.columns["rewards"].tolist() == [1, 2, 3, 4] and first.repairs["episodes of a single row left out"] == 1
 
 
 def test_d4rl_takes_the_last_observation_where_it_is_logged(tmp_path):

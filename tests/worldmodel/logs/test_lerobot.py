@@ -250,3 +250,4 @@ def test_it_needs_no_mapping(tmp_path):
     np.testing.assert_array_equal(logs.episode(2).observation["vector"][3], [230, 231, 232, 1.5])
     np.testing.assert_array_equal(logs.episode(2).action[1], [-210, -211, -212])
     np.testing.assert_array_equal(logs.episode(0).reward, np.arange(4))
+    assert logs.episode(0).info["lerobot_task"] == "Lift the cube."
