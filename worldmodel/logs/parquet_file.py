@@ -8,13 +8,13 @@ import numpy as np
 
 from configs import UserError
 from worldmodel.logs.formats import need
-from worldmodel.logs.guards import check_size
+from worldmodel.logs.parquet_footer import check_pages, column_chunks
 
 if TYPE_CHECKING:
     import pyarrow
-    from pyarrow import parquet
 
 _ROWS = 16_384  # at once
+_TEXTS = 100  # in a row, at most
 
 
 def batches(path: Path, widths: Mapping[str, int], texts: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
@@ -26,14 +26,14 @@ def batches(path: Path, widths: Mapping[str, int], texts: Sequence[str] = ()) ->
     """
     pa = need("pyarrow", "lerobot")
     pq = need("pyarrow.parquet", "lerobot")
+    listed = _check_sizes(path, widths, texts)  # each text once, however often it comes
     try:
-        with pq.ParquetFile(path, memory_map=False, pre_buffer=False) as file:
+        with pq.ParquetFile(path, memory_map=False, pre_buffer=False, read_dictionary=listed) as file:
             names = set(file.schema_arrow.names)
             for name in widths:
                 if name not in names:
                     raise UserError(f"{path} lacks the column {name}; copy it again")
             texts = [name for name in texts if name in names]
-            _check_sizes(file.metadata, widths, str(path))
             row = 0
             for batch in file.iter_batches(_ROWS, columns=[*widths, *texts], use_threads=False):
                 where = f"{path} from row {row}"
@@ -47,20 +47,22 @@ def batches(path: Path, widths: Mapping[str, int], texts: Sequence[str] = ()) ->
         raise UserError(f"{path} is damaged or no Parquet file: {str(error)[:200]}; copy it again") from None
 
 
-def _check_sizes(metadata: "parquet.FileMetaData", widths: Mapping[str, int], where: str) -> None:
-    """A few bytes can stand for billions of equal values: the counts are compared with the rows' before any is made."""
-    for group in range(metadata.num_row_groups):
-        row_group = metadata.row_group(group)
-        check_size(row_group.total_byte_size, f"{where}: row group {group}")
-        for i in range(row_group.num_columns):
-            column = row_group.column(i)
-            lies = [column.path_in_schema == one or column.path_in_schema.startswith(f"{one}.list.") for one in widths]
-            name = next((one for one, here in zip(widths, lies, strict=True) if here), None)
-            if name and column.num_values > row_group.num_rows * widths[name]:
-                raise UserError(
-                    f"{where}: {name} has {column.num_values:,} numbers in {row_group.num_rows:,} rows of "
-                    f"{widths[name]}; it is damaged"
-                )
+def _check_sizes(path: Path, widths: Mapping[str, int], texts: Sequence[str]) -> list[str]:
+    """Compares what is going to be made with the rows there are; the columns of text by their full names."""
+    found: dict[str, None] = {}
+    for chunk in column_chunks(path):
+        name = chunk.path.partition(".list.")[0]
+        if name in texts:
+            found[chunk.path] = None
+        elif name not in widths:
+            continue
+        width = widths.get(name, _TEXTS)
+        if chunk.values > chunk.rows * width:
+            raise UserError(
+                f"{path}: {name} has {chunk.values:,} numbers in {chunk.rows:,} rows of {width}; it is damaged"
+            )
+        check_pages(path, chunk)
+    return list(found)
 
 
 def _numbers(column: "pyarrow.Array", width: int, where: str) -> np.ndarray:

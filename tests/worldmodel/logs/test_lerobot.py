@@ -2,6 +2,7 @@
 
 import json
 import os
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from damage import check_survives
 from configs import UserError
 from worldmodel.logs.importing import as_log_folder
 from worldmodel.logs.lerobot import FORMAT
+from worldmodel.logs.parquet_footer import column_chunks
 from worldmodel.storage import LogReader
 
 pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed (the extra lerobot)")
@@ -196,6 +198,29 @@ def test_hostile_metadata(tmp_path, info, words):
     fails(write(tmp_path / "set", **info), *words)
 
 
+def test_the_footer_agrees_with_pyarrow(tmp_path):
+    """On a file of many columns and kinds, with statistics, in several groups of rows."""
+    path = tmp_path / "table.parquet"
+    tables = [rows(episode, fixed=False) for episode in range(3)]
+    pq.write_table(pa.concat_tables(tables), path, row_group_size=5, write_page_index=True, compression="zstd")
+    metadata = pq.read_metadata(path)
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    expected = [(group.column(i), group.num_rows) for group in groups for i in range(group.num_columns)]
+    found = column_chunks(path)
+    assert [(one.path, one.values, one.rows) for one in found] == [
+        (column.path_in_schema, column.num_values, count) for column, count in expected
+    ]
+    assert len(found) == 3 * len(tables[0].column_names)
+
+
+def test_a_column_in_another_file_is_not_read(tmp_path):
+    collected: list = []
+    pq.write_to_dataset(rows(0, False), tmp_path / "set", metadata_collector=collected)
+    pq.write_metadata(rows(0, False).schema, tmp_path / "points", metadata_collector=collected)
+    with pytest.raises(UserError, match="points: a column lies in another file"):
+        column_chunks(tmp_path / "points")
+
+
 def test_links_that_lead_out_are_not_followed(tmp_path):
     folder, secret = write(tmp_path / "set"), tmp_path / "secret.parquet"
     data = folder / DATA.format(chunk_index=0, file_index=0)
@@ -213,6 +238,11 @@ def test_text_where_numbers_should_be(tmp_path):
     fails(folder, "file-001.parquet", "next.reward holds string")
 
 
+def varint(number: int) -> bytes:
+    """As Thrift's compact protocol writes it."""
+    return bytes([number]) if number < 128 else bytes([number & 127 | 128]) + varint(number >> 7)
+
+
 def test_a_column_that_swells_is_refused_before_it_is_made(tmp_path):
     """A row of a hundred million equal numbers takes a few bytes in the file."""
     folder = write(tmp_path)
@@ -223,6 +253,14 @@ def test_a_column_that_swells_is_refused_before_it_is_made(tmp_path):
     pq.write_table(table, path)
     assert path.stat().st_size < 20_000
     fails(folder, "file-001.parquet: action has 1,048,576 numbers in 4 rows of 3")
+    # The footer may lie about it: the pages are asked too.
+    count, claimed = (bytes([0x16]) + varint(2 * values) for values in (2**20, 12))
+    content = path.read_bytes().replace(count, claimed)
+    taken = (len(count) - len(claimed)) * path.read_bytes().count(count)
+    (length,) = struct.unpack("<I", content[-8:-4])
+    path.write_bytes(content[:-8] + struct.pack("<I", length - taken) + b"PAR1")
+    assert pq.read_table(path).num_rows == 4  # pyarrow would make them
+    fails(folder, "file-001.parquet: action.list.element has more numbers than its rows can")
 
 
 @pytest.mark.parametrize(
