@@ -4,9 +4,10 @@
     python benchmarks/search.py --run runs/survival/push-box/seed-0/shared --budget 600
 
 The first, on landscapes whose pockets of failure are known: narrow bumps at random places of a cube, a part of which is
-not trusted. A pocket counts as found when an elite fails by at least 80% of its top. The second, on dreams of the clone of
-a run, a night's or one that `survival.py` left. *Failing* is the number of cells whose elite fails by a quarter or more,
-*QD* the sum over all elites, *worst* the worst elite. Interquartile means over seeds, with 95% bootstrap intervals.
+not trusted. A pocket counts as found when an elite fails by at least 80% of its top. The second, on dreams of the clone
+of a run, a night's or one that `survival.py` left. *Failing* is the number of cells whose elite fails by a quarter or
+more, *QD* the sum over all elites, *worst* the worst elite. Interquartile means over seeds, with 95% bootstrap
+intervals.
 """
 
 from dataclasses import dataclass

@@ -21,7 +21,11 @@ from worldmodel.logs.mapping import LogMapping
 
 # Asked in this order; what is sure of itself (a magic number, a marker file) comes before tables of text.
 MODULES = (
+    "dreamer_chunks",  # .npz too, named as no other
     "npz",
+    "hdf5",
+    "lerobot",
+    "rosbag2",
     "parquet",
     "delimited",
 )

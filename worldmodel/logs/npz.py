@@ -42,7 +42,7 @@ def _has_arrays(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith(".npy") for name in archive.namelist())
-    except (zipfile.BadZipFile, ValueError, OSError):
+    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError):
         return False
 
 
@@ -53,7 +53,7 @@ class Archive:
         self.path = path
         try:
             self._file = np.load(path, allow_pickle=False)  # a pickle runs code of whoever wrote the file
-        except (ValueError, EOFError, OSError, zipfile.BadZipFile):
+        except (ValueError, EOFError, OSError, NotImplementedError, zipfile.BadZipFile):
             raise UserError(f"{path} is damaged or not an .npz archive; export or copy it again") from None
         if not isinstance(self._file, np.lib.npyio.NpzFile):
             raise UserError(f"{path} holds a single array; save the arrays with np.savez")
