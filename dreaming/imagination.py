@@ -71,7 +71,7 @@ def starts_from(model: WorldModel, batch: Batch, view: View) -> Starts:
         shifted = torch.zeros_like(command)
         shifted[:, back:] = command[:, : max(0, command.shape[1] - back)]
         # A segment runs on into the next episode; what was commanded in the one before arrives in no other.
-        same = torch.as_tensor(batch.step > back).unsqueeze(-1)
+        same = torch.as_tensor(batch.step > back).to(command.device).unsqueeze(-1)
         recent.append(shifted * same)
     rows = batch.is_first.numel()
     return Starts(
@@ -79,15 +79,15 @@ def starts_from(model: WorldModel, batch: Batch, view: View) -> Starts:
         agent=agent.reshape(rows),
         vector=batch.vector.flatten(0, 1),
         recent=torch.stack(recent, 2).flatten(0, 1),
-        episode=torch.as_tensor(batch.episode).flatten(),
-        step=torch.as_tensor(batch.step).flatten(),
+        episode=torch.as_tensor(batch.episode).to(command.device).flatten(),
+        step=torch.as_tensor(batch.step).to(command.device).flatten(),
     )
 
 
 def effective_action(commands: Tensor, physics: DreamPhysics) -> Tensor:
     """What reaches the motors now, (N, A), of commands (N, M, A) with the newest last."""
     at = commands.shape[1] - 1 - physics.latency
-    late = commands[torch.arange(len(commands)), at]
+    late = commands[torch.arange(len(commands), device=commands.device), at]
     return late * physics.strength.unsqueeze(-1)
 
 

@@ -15,6 +15,7 @@ from dreaming.imitation import good_episodes, imitation_loss
 from dreaming.scenario import Scenario
 from envs.physics import Physics
 from worldmodel.context import PUSH
+from worldmodel.device import device_of, random_state, set_random_state
 from worldmodel.model import WorldModel
 from worldmodel.replay import Replay
 
@@ -48,14 +49,15 @@ def dream_physics(
             if p.push_m_s:
                 pushes[i] = [p.push_at(int(step) + t, control_hz) for t in range(horizon)]
         pushes /= model.context.scale[column]
-    as_tensor = lambda values: torch.as_tensor(np.asarray(values, np.float32))  # noqa: E731
+    device = device_of(model)
+    as_tensor = lambda values: torch.as_tensor(np.asarray(values, np.float32)).to(device)  # noqa: E731
     return DreamPhysics(
         context=as_tensor([v for v, _ in pairs]).reshape(len(physics), len(model.context)),
         known=as_tensor([k for _, k in pairs]).reshape(len(physics), len(model.context)),
         strength=as_tensor([p.motor_strength for p in physics]),
-        latency=torch.as_tensor([int(p.latency_steps) for p in physics]),
+        latency=torch.as_tensor([int(p.latency_steps) for p in physics]).to(device),
         noise=as_tensor([p.sensor_noise for p in physics]),
-        push=torch.as_tensor(pushes),
+        push=as_tensor(pushes),
         push_column=column,
     )
 
@@ -80,7 +82,7 @@ class DreamLearner:
         self.learner = ActorCritic(config.actor_critic, model, config.view)
         self.rng = np.random.default_rng(seed)
         chosen = good_episodes(replay, config.demonstrations)
-        self.demonstrations = Replay(replay.reader, replay.context, chosen, terminal_share=0.0)
+        self.demonstrations = Replay(replay.reader, replay.context, chosen, terminal_share=0.0, device=replay.device)
         self.imagined_steps = 0
         self.updates = 0
         self.cost: dict[str, float] = {}  # reward a step that a scenario was last seen to cost the policy, in dreams
@@ -132,7 +134,7 @@ class DreamLearner:
 
     def _notice(self, names: list[str], reward: torch.Tensor, rate: float = 0.02) -> None:
         """Follows what each scenario costs, from imagined rewards (N, H) and what each dream was about."""
-        paid, which = reward.detach().mean(1).numpy(), np.array(names)
+        paid, which = reward.detach().mean(1).cpu().numpy(), np.array(names)
         if not (which == "logged").any():
             return
         usual = float(paid[which == "logged"].mean())
@@ -146,10 +148,11 @@ class DreamLearner:
         batch = self.replay.sample(c.batch, c.length, self.rng)
         starts = starts_from(self.model, batch, c.view)
         # An episode's last row leads nowhere, and a segment's first states have no memory yet unless the episode began.
-        alive = ~batch.is_last.flatten()
+        alive = ~batch.is_last.flatten().cpu()
         begun = torch.as_tensor(batch.step == 0) | (torch.arange(c.length) >= min(4, c.length // 4))
         usable = torch.nonzero(alive & begun.flatten()).squeeze(-1).numpy()
-        return starts[torch.as_tensor(self.rng.choice(usable, c.dreams, replace=len(usable) < c.dreams))]
+        chosen = self.rng.choice(usable, c.dreams, replace=len(usable) < c.dreams)
+        return starts[torch.as_tensor(chosen).to(batch.is_last.device)]
 
     def dream(self, progress: float) -> dict[str, float]:
         """One update of actor and critic on fresh dreams; `progress` in [0, 1] lowers the actor's rate to nothing."""
@@ -160,7 +163,7 @@ class DreamLearner:
         self._set_rates(a.lr * (1 - min(1.0, progress)), a.critic_lr)
         starts = self._starts()
         physics, names = self.draw(starts)
-        prepared = dream_physics(self.model, physics, starts.step.numpy(), c.horizon, self.control_hz)
+        prepared = dream_physics(self.model, physics, starts.step.cpu().numpy(), c.horizon, self.control_hz)
         critic_only = self.updates < a.critic_first
         with torch.set_grad_enabled(a.gradient == "dynamics" and not critic_only):
             rollout = imagine(self.model, learner.actor, starts, prepared, c.horizon, noisy=True)
@@ -177,7 +180,7 @@ class DreamLearner:
         return {
             "learner": self.learner.state_dict(),
             "optimizer": self.learner.optimizer.state_dict(),
-            "torch_random": torch.get_rng_state(),
+            **random_state(device_of(self.model)),
             "numpy_random": self.rng.bit_generator.state,
             "imagined_steps": self.imagined_steps,
             "updates": self.updates,
@@ -187,7 +190,7 @@ class DreamLearner:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.learner.load_state_dict(state["learner"])
         self.learner.optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["torch_random"])
+        set_random_state(state, device_of(self.model))
         self.rng.bit_generator.state = state["numpy_random"]
         self.imagined_steps, self.updates = int(state["imagined_steps"]), int(state["updates"])
         self.cost = dict(state["cost"])

@@ -41,7 +41,10 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def save(folder: Path, name: str, step: int, state: dict[str, Any], meta: dict[str, Any]) -> Path:
-    """Save `state` (tensors, numbers, strings, and lists and dicts of them) and the JSON-able `meta`."""
+    """Save `state` (tensors, numbers, strings, and lists and dicts of them) and the JSON-able `meta`.
+
+    Tensors are saved, and loaded, as the CPU's: a run goes on on machines of all kinds.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}-{step:09d}.pt"
     for stray in folder.glob(f".{name}-?????????.*.tmp"):  # of a process that was killed while saving
@@ -49,7 +52,7 @@ def save(folder: Path, name: str, step: int, state: dict[str, Any], meta: dict[s
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(aside, "wb") as file:
-            torch.save(state, file)
+            torch.save(_on_cpu(state), file)
             file.flush()
             os.fsync(file.fileno())
         manifest = {"name": name, "step": step, "sha256": _sha256(aside), "meta": meta}
@@ -86,7 +89,7 @@ def load(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, Any], int]:
             damaged.append(f"{path.name} (cut short or altered: its SHA-256 differs)")
             continue
         try:
-            return torch.load(path, weights_only=True), meta, step
+            return torch.load(path, map_location="cpu", weights_only=True), meta, step
         except pickle.UnpicklingError:
             damaged.append(f"{path.name} (holds more than tensors and plain values, which may be hostile)")
     if damaged:
@@ -94,6 +97,14 @@ def load(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, Any], int]:
             f"no usable '{name}' checkpoint in {folder}: {', '.join(damaged)}; train again into a new --run"
         )
     raise UserError(f"no '{name}' checkpoint in {folder}; train-world-model or dream makes one")
+
+
+def _on_cpu(state: Any) -> Any:
+    if isinstance(state, dict):
+        return {name: _on_cpu(value) for name, value in state.items()}
+    if isinstance(state, list | tuple):
+        return [_on_cpu(value) for value in state]
+    return state.cpu() if isinstance(state, torch.Tensor) else state
 
 
 def exists(folder: Path, name: str) -> bool:

@@ -11,6 +11,7 @@ import torch
 from configs import UserError, from_dict
 from worldmodel import checkpoint
 from worldmodel.context import ContextSpec
+from worldmodel.device import CPU, random_state, set_random_state
 from worldmodel.evaluation import OpenLoop, open_loop
 from worldmodel.loss import transition_loss, world_model_loss
 from worldmodel.model import ModelConfig, Spaces, WorldModel
@@ -64,10 +65,17 @@ class Trainer:
     `trouble` collects plain sentences about what looks wrong; they go to the screen and the report.
     """
 
-    def __init__(self, reader: LogReader, model_config: ModelConfig, config: TrainerConfig, seed: int = 0) -> None:
+    def __init__(
+        self,
+        reader: LogReader,
+        model_config: ModelConfig,
+        config: TrainerConfig,
+        seed: int = 0,
+        device: torch.device = CPU,
+    ) -> None:
         reader.check()
         torch.manual_seed(seed)
-        self.reader, self.config = reader, config
+        self.reader, self.config, self.device = reader, config, device
         train, held_out = split_episodes(reader)
         physics = [reader.episodes[i]["physics"] for i in train]
         image = "image" in (reader.rows.dtype.names or ())
@@ -77,6 +85,7 @@ class Trainer:
         self.model = WorldModel(model_config, spaces, context)
         self._take(context)
         self.model.set_statistics(self.replay.statistics())
+        self.model.to(device)
         self._optimise()
         self.rng = np.random.default_rng(seed)
         self.steps = 0
@@ -90,8 +99,8 @@ class Trainer:
         """Present the logs under this context."""
         train, held_out = self._episodes
         self.model.context = context
-        self.replay = Replay(self.reader, context, train, self.config.terminal_share)
-        self.held_out = Replay(self.reader, context, held_out)
+        self.replay = Replay(self.reader, context, train, self.config.terminal_share, self.device)
+        self.held_out = Replay(self.reader, context, held_out, device=self.device)
 
     def _optimise(self) -> None:
         config, own = self.config, set(self.model.transition.parameters() if self.model.transition else ())
@@ -193,7 +202,7 @@ class Trainer:
         state = {
             "model": self.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self._optimizers()],
-            "torch_random": torch.get_rng_state(),
+            **random_state(self.device),
             "numpy_random": _plain(self.rng.bit_generator.state),
             "caution": self.caution,
             "good_state": self._good_state,
@@ -229,7 +238,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self._optimizers(), state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        torch.set_rng_state(state["torch_random"])
+        set_random_state(state, self.device)
         self.rng.bit_generator.state = state["numpy_random"]
         self.caution = float(state["caution"])
         self.trouble = list(dict.fromkeys([*state["trouble"], *self.trouble]))  # the logs may have grown

@@ -20,6 +20,7 @@ from dreaming.wandb_log import Tracker
 from envs import registry
 from worldmodel import checkpoint
 from worldmodel.console import clock
+from worldmodel.device import choose_device
 from worldmodel.log_format import SCHEMA, read_schema
 from worldmodel.logs.npz import as_log_folder
 from worldmodel.model import ModelConfig
@@ -49,6 +50,7 @@ def dream(options: Dream) -> None:
         raise UserError(f"--hours is {options.hours:g}; give a number above 0, as 8 or 0.16")
     if options.hours * 3600 < SHORTEST_S:
         raise UserError(f"--hours {options.hours:g} is {options.hours * 3600:.0f} seconds; give 0.01 or more")
+    device = choose_device(options.device)
     budget = Budget(options.hours * 3600, SHARES, used=process_age())
     prepare_cpu()
     run, config = prepare(options)
@@ -59,7 +61,7 @@ def dream(options: Dream) -> None:
         if tracker.run_id and tracker.run_id != run_id:
             checkpoint.write_atomically(file, tracker.run_id.encode())
         watcher = Watcher(screen, tracker)
-        night = Night(config, run, budget, watcher)
+        night = Night(config, run, budget, watcher, device)
         _introduce(screen, night)
         try:
             page = all_phases(night)
