@@ -9,7 +9,7 @@ from dreaming.imagination import imagine, starts_from
 from dreaming.learning import dream_physics
 from dreaming.scenario import Scenario
 from envs.physics import Physics
-from worldmodel.device import device_of, random_kept, seeded, set_random_state
+from worldmodel.device import random_kept, seeded, set_random_state
 from worldmodel.model import WorldModel
 from worldmodel.replay import Replay
 
@@ -40,9 +40,8 @@ def rehearse(
     steps = np.zeros(count, np.int64) if from_start else rng.integers(0, latest)
     window = 24  # rows of filtering before the start, so that the agent has a memory to act on
     dreams: list[Dream] = []
-    device = device_of(model)
-    with random_kept(device):
-        set_random_state(seeded(seed, device), device)
+    with random_kept(held_out.device):
+        set_random_state(seeded(seed, held_out.device), held_out.device)
         for position, step in zip(which.tolist(), steps.tolist(), strict=True):
             first = max(0, step - window + 1)
             rows = held_out.offset[position] + np.arange(first, step + 1)
@@ -78,9 +77,8 @@ def replayed_logs(
         horizon = int(held_out.length[held_out.episodes].max()) - 2
         fits = np.flatnonzero(held_out.length[held_out.episodes] > horizon + 1)
     dreams = []
-    device = device_of(model)
-    with random_kept(device):
-        set_random_state(seeded(seed, device), device)
+    with random_kept(held_out.device):
+        set_random_state(seeded(seed, held_out.device), held_out.device)
         for position in rng.choice(fits, count).tolist():
             episode = int(held_out.episodes[position])
             step = int(rng.integers(0, held_out.length[episode] - horizon))

@@ -16,7 +16,7 @@ from worldmodel import checkpoint
 from worldmodel.device import CPU
 from worldmodel.log_format import SCHEMA
 from worldmodel.model import WorldModel
-from worldmodel.trainer import TrainerConfig, build_model
+from worldmodel.trainer import TrainerConfig, build_model, place
 
 CLONE, LATEST, BEST = "policy-cloned", "policy-latest", "policy-best"
 OURS = {"config.yaml", "episodes", "episodes.importing", "checkpoints", "plots", "audit", "report", "wandb"}
@@ -186,7 +186,7 @@ class RunFolder:
         state, meta, _ = checkpoint.load(self.checkpoints, name)
         model = build_model(meta)
         model.load_state_dict(state["model"])
-        model.to(device)
+        place(model, device, config.trainer.compute)
         learner = ActorCritic(config.dream.actor_critic, model, config.dream.view)
         learner.load_state_dict(state["learner"])
         return Agent(model.eval(), learner.actor.eval(), sample, seed)

@@ -38,7 +38,7 @@ class There(Tensor):
     def __init__(self, here: Tensor) -> None:
         self.here = here
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore[reportAssignmentType]
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
@@ -86,8 +86,8 @@ def compute(func: Any, args: tuple, kwargs: dict) -> Any:
 
 def alike(there: Sequence[Any], here: Sequence[Any], device: torch.device) -> bool:
     """Whether numbers and arrays from a device are the CPU's: the very same where it is emulated, nearly on a GPU."""
-    close = {"rtol": 0.0, "atol": 0.0} if device == ELSEWHERE else {"rtol": 0.02, "atol": 0.02}
-    return all(np.allclose(a, b, **close) for a, b in zip(there, here, strict=True))
+    off = 0.0 if device == ELSEWHERE else 0.02
+    return all(np.allclose(a, b, rtol=off, atol=off) for a, b in zip(there, here, strict=True))
 
 
 @contextmanager

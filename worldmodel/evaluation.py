@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from worldmodel.device import device_of, random_kept, seeded, set_random_state
+from worldmodel.device import random_kept, seeded, set_random_state
 from worldmodel.model import WorldModel
 from worldmodel.replay import Replay
 
@@ -47,9 +47,8 @@ def open_loop(
     batch = replay.gather(replay.offset[which][:, None] + first[:, None] + np.arange(warmup + horizon))
     was_training = model.training
     model.eval()
-    device = device_of(model)
-    with random_kept(device):
-        set_random_state(seeded(seed, device), device)
+    with random_kept(replay.device):
+        set_random_state(seeded(seed, replay.device), replay.device)
         known = torch.zeros_like(batch.labelled)
         inputs = model.inputs(batch, known)
         image = None if batch.image is None else batch.image[:, :warmup]

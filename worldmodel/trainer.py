@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from worldmodel.device import CPU, random_state, set_random_state
 from worldmodel.evaluation import OpenLoop, open_loop
 from worldmodel.loss import transition_loss, world_model_loss
 from worldmodel.model import ModelConfig, Spaces, WorldModel
+from worldmodel.nets import compute_in
 from worldmodel.optim import LaProp, SafeStep
 from worldmodel.replay import Replay
 from worldmodel.storage import LogReader
@@ -40,6 +41,8 @@ class TrainerConfig:
     # From `decay_from` on it learns from its own predictions, so many steps ahead. With 6 rollouts stay true longer,
     # but policies dreamt in them did worse (docs/results.md).
     transition_ahead: int = 1
+    # What factors of the RSSM's products are rounded to, all else staying float32; auto: bfloat16 on a GPU alone.
+    compute: Literal["auto", "float32", "bfloat16"] = "auto"
 
 
 def split_episodes(reader: LogReader) -> tuple[list[int], list[int]]:
@@ -85,7 +88,7 @@ class Trainer:
         self.model = WorldModel(model_config, spaces, context)
         self._take(context)
         self.model.set_statistics(self.replay.statistics())
-        self.model.to(device)
+        place(self.model, device, config.compute)
         self._optimise()
         self.rng = np.random.default_rng(seed)
         self.steps = 0
@@ -264,6 +267,14 @@ def build_model(meta: dict[str, Any]) -> WorldModel:
     """An untrained world model of the shape that a checkpoint's meta data state."""
     context = ContextSpec(**{k: tuple(v) for k, v in meta["context"].items()})
     return WorldModel(from_dict(ModelConfig, meta["model"], "checkpoint"), Spaces(**meta["spaces"]), context)
+
+
+def place(model: WorldModel, device: torch.device, compute: Literal["auto", "float32", "bfloat16"] = "auto") -> None:
+    """Move a model, and round there as TrainerConfig's `compute` says."""
+    model.to(device)
+    if compute == "auto":
+        compute = "bfloat16" if device.type == "cuda" else "float32"
+    compute_in(getattr(torch, compute), model.rssm)
 
 
 def load_model(folder: Path) -> tuple[WorldModel, dict[str, Any]]:

@@ -43,7 +43,7 @@ def logs(tmp_path) -> LogReader:
 
 
 def learner_on(device: torch.device, logs: LogReader, config: DreamConfig) -> DreamLearner:
-    trainer = Trainer(logs, TINY, TrainerConfig(), 0, device)
+    trainer = Trainer(logs, TINY, TrainerConfig(compute="float32"), 0, device)
     scenarios = load_scenarios("slippery,latency,push", "push-box")
     learner = DreamLearner(trainer.model, trainer.replay, "push-box", Physics(), scenarios, 20.0, config)
     assert device_of(learner.learner) == device

@@ -1,5 +1,6 @@
 """Choosing a device, and world models on another one than the CPU (tests/elsewhere.py says how without a GPU)."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,9 @@ from worldmodel.storage import LogReader
 from worldmodel.trainer import Trainer, TrainerConfig
 
 TINY = ModelConfig(RSSMConfig(deter=16, hidden=8, stoch=4, classes=4, blocks=4), units=8, depth=2, layers=1)
-QUICK = TrainerConfig(batch=3, length=5, warmup=2, transition_steps=2, transition_batch=8, transition_ahead=2)
+QUICK = TrainerConfig(
+    batch=3, length=5, warmup=2, transition_steps=2, transition_batch=8, transition_ahead=2, compute="float32"
+)
 
 
 @pytest.fixture
@@ -28,8 +31,8 @@ def filmed(tmp_path) -> LogReader:
     return write_log(tmp_path / "filmed", [with_images(e) for e in sliding_mass(3, steps=10)])
 
 
-def trainer_on(device: torch.device, logs: LogReader, seed: int = 3) -> Trainer:
-    return Trainer(logs, TINY, QUICK, seed, device)
+def trainer_on(device: torch.device, logs: LogReader, seed: int = 3, config: TrainerConfig = QUICK) -> Trainer:
+    return Trainer(logs, TINY, config, seed, device)
 
 
 def updates(trainer: Trainer, *progress: float) -> list[float]:
@@ -115,7 +118,7 @@ def test_a_gpus_stream_is_kept_too():
 def test_elsewhere_refuses_what_lies_here(elsewhere):
     x = torch.arange(6.0).view(2, 3).to(elsewhere)
     with pytest.raises(RuntimeError, match="same device"):
-        x + torch.ones(2, 3)
+        x.add(torch.ones(2, 3))
     with pytest.raises((RuntimeError, TypeError)):
         x.numpy()
     assert (x * 2 + torch.ones(2, 3, device=elsewhere)).cpu().tolist() == [[1, 3, 5], [7, 9, 11]]
@@ -128,6 +131,22 @@ def test_training_gives_the_numbers_of_the_cpu(elsewhere, request, given):
     trainer = trainer_on(elsewhere, logs)
     assert alike(numbers(trainer), here, elsewhere)
     assert {value.device for value in trainer.model.state_dict().values()} == {elsewhere}
+
+
+@pytest.mark.parametrize(("compute", "here"), [("auto", torch.float32), ("bfloat16", torch.bfloat16)])
+def test_the_rssm_alone_may_round_and_does_so_on_a_gpu(elsewhere, logs, compute, here):
+    for device, asked in ((CPU, here), (elsewhere, torch.bfloat16 if elsewhere.type == "cuda" else here)):
+        model = trainer_on(device, logs, config=replace(QUICK, compute=compute)).model
+        assert model.rssm.compute == model.rssm.in_deter.linear.compute == asked
+        assert model.decoder.out.compute == torch.float32
+        assert model.transition is not None and model.transition.head.out.compute == torch.float32
+
+
+def test_training_rounds_there_as_here(elsewhere, logs):
+    if elsewhere.type == "cuda":
+        pytest.skip("a GPU rounds sums otherwise, which in bfloat16 is enough to draw other latents")
+    here, there = (numbers(trainer_on(d, logs, config=replace(QUICK, compute="bfloat16"))) for d in (CPU, elsewhere))
+    assert alike(there, here, elsewhere)
 
 
 def test_a_run_moves_between_devices(elsewhere, logs, tmp_path):
