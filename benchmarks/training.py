@@ -17,6 +17,7 @@ import platform
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import Literal
 
 import tyro
 from contenders.protocol import BATCH, HORIZON, LENGTH, QUESTIONS
@@ -37,6 +38,8 @@ class Training:
     """
     threads: int = 1
     """With one, CPU seconds are printed, as waiting for a busy machine is not work; with more, seconds that pass."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """With cuda: seconds that pass until the GPU is done, and the GPU's memory."""
     rounds: int = 7
     home: Home = field(default_factory=Home)
     out: Path = Path("runs/training")
@@ -53,7 +56,8 @@ def measure(size: str, options: Training) -> dict[str, dict]:
     try:
         for name in options.contenders.split(","):
             try:
-                workers.append(Worker(name, size, options.threads, options.home, options.out / f"{size}-{name}.log"))
+                log = options.out / f"{size}-{name}.log"
+                workers.append(Worker(name, size, options.threads, options.home, log, options.device))
                 print(f"{size} {name}: first step after {workers[-1].first['wall_s']:.1f} s", flush=True)
             except AbsentError as reason:
                 print(f"{size} {name} left out: {reason}", flush=True)
@@ -94,14 +98,16 @@ def markdown(reports: dict[str, dict], clock: int) -> str:
 
 
 def main(options: Training) -> None:
-    clock = 1 if options.threads == 1 else 0  # of a report's pairs
+    clock = 1 if options.threads == 1 and options.device == "cpu" else 0  # of a report's pairs
     unit = ("ms that pass", "CPU ms")[clock]
     options.out.mkdir(parents=True, exist_ok=True)
     for size in options.sizes.split(","):
         reports = measure(size, options)
         machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
-        document = {"size": size, "threads": options.threads, "machine": machine, "contenders": reports}
-        (options.out / f"{size}-{options.threads}.json").write_text(json.dumps(document, indent=1))
+        settings = {"size": size, "threads": options.threads, "device": options.device}
+        document = {**settings, "machine": machine, "contenders": reports}
+        name = f"{size}-{options.threads}" if options.device == "cpu" else f"{size}-{options.device}"
+        (options.out / f"{name}.json").write_text(json.dumps(document, indent=1))
         print(
             f"\nsize {size}, threads {options.threads}, {options.rounds} rounds, {unit}: median (least), times ours\n"
         )

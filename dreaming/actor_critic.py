@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dreaming.agent import Actor, ActorConfig, View
 from dreaming.imagination import Rollout
+from worldmodel.device import device_of
 from worldmodel.distributions import twohot_bins, twohot_loss, twohot_mean
 from worldmodel.model import WorldModel
 from worldmodel.nets import Head
@@ -95,6 +96,7 @@ class ActorCritic(nn.Module):
         self.scale = ReturnScale()
         self.bins: Tensor
         self.register_buffer("bins", twohot_bins())
+        self.to(device_of(model))
         self._optimise(warmup=100)
 
     def _optimise(self, warmup: int) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from worldmodel.device import device_of, random_kept, random_state, seeded, set_random_state
 from worldmodel.distributions import ActionMixture
 from worldmodel.model import Belief, WorldModel
 from worldmodel.nets import Head, products, products_size
@@ -80,24 +81,26 @@ class Agent:
 
     def __init__(self, model: WorldModel, actor: Actor, sample: bool = True, seed: int = 0) -> None:
         self.model, self.actor, self.sample, self.seed = model, actor, sample, seed
+        self.device = device_of(model)
         self.reset(1)
 
     def reset(self, n: int) -> None:
         self.filter = Filter(self.model, self.actor.view, self.model.initial(n))
-        self.command = torch.zeros(n, self.model.spaces.action)
-        self.random = torch.Generator().manual_seed(self.seed).get_state()
+        self.command = torch.zeros(n, self.model.spaces.action, device=self.device)
+        self.random = seeded(self.seed, self.device)
 
     @torch.no_grad()
     def act(self, observation: dict[str, np.ndarray], is_first: np.ndarray) -> np.ndarray:
         """Observations (N, ...) to commands (N, A) in [-1, 1]."""
-        vector = torch.as_tensor(observation["vector"], dtype=torch.float32)
-        image = torch.as_tensor(observation["image"]) if self.model.spaces.image else None
+        device = self.device
+        vector = torch.as_tensor(observation["vector"], dtype=torch.float32).to(device)
+        image = torch.as_tensor(observation["image"]).to(device) if self.model.spaces.image else None
         # Latents are drawn from a stream of the agent's own, so that acting is repeatable and disturbs nobody's draws.
-        with torch.random.fork_rng(devices=[]):
-            torch.set_rng_state(self.random)
-            self.filter.step(vector, image, self.command, torch.as_tensor(is_first))
+        with random_kept(device):
+            set_random_state(self.random, device)
+            self.filter.step(vector, image, self.command, torch.as_tensor(is_first).to(device))
             choice = self.actor(self.model.scale(vector), self.filter.estimate)
             action = choice.sample() if self.sample else choice.mode()
-            self.random = torch.get_rng_state()
+            self.random = random_state(device)
         self.command = action.clamp(-1, 1)
-        return self.command.numpy().copy()
+        return self.command.cpu().numpy().copy()

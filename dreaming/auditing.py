@@ -60,10 +60,10 @@ class Auditor:
         return replayed_logs(self.model, self.held_out, self.control_hz, count, horizon, seed)
 
     def audit(self, dreams: Sequence[Dream], workers: Workers, replicas: int = 2) -> AuditReport:
-        return audit(dreams, self.held_out.reader, workers, self.model.std.numpy(), replicas=replicas)
+        return audit(dreams, self.held_out.reader, workers, self.model.std.cpu().numpy(), replicas=replicas)
 
     def audit_on_logs(self, dreams: Sequence[Dream], names: Sequence[str] | None) -> AuditReport:
-        return audit_on_logs(dreams, self.held_out.reader, self.model.std.numpy(), names)
+        return audit_on_logs(dreams, self.held_out.reader, self.model.std.cpu().numpy(), names)
 
     def affordable(self, scenarios: int, horizon: int, seed: int, seconds: float, most: int, workers: Workers) -> int:
         """Dreams a scenario that fit into `seconds`, audit included; at least 2."""

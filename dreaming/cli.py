@@ -43,6 +43,8 @@ class Dream:
     """What the policy knows of its physics: nothing (blind; default), or the model's own estimate."""
     wandb: WandbMode = "auto"
     """Weights & Biases: online if you are logged in, else offline (auto), or off."""
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu, cuda, or cuda:1 for the second of several. A run may change it."""
 
 
 @dataclass

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from configs import UserError
 from dreaming.actor_critic import ReturnScale, follow, lambda_return
 from worldmodel.context import ContextSpec
+from worldmodel.device import CPU, device_of
 from worldmodel.distributions import (
     BoundedNormal,
     twohot_bins,
@@ -58,7 +59,7 @@ class Dream(NamedTuple):
 
 
 class Dreamer(nn.Module):
-    def __init__(self, config: DreamerConfig, spaces: Spaces, seed: int = 0) -> None:
+    def __init__(self, config: DreamerConfig, spaces: Spaces, seed: int = 0, device: torch.device = CPU) -> None:
         super().__init__()
         if config.model.carry:
             raise UserError("DreamerV3 as published carries no observation; give a model with carry=False")
@@ -74,6 +75,7 @@ class Dreamer(nn.Module):
         self.register_buffer("bins", twohot_bins())
         self.compute = getattr(torch, config.compute)
         compute_in(self.compute, self)
+        self.to(device)
         self.optimizer = LaProp([p for p in self.parameters() if p.requires_grad], config.lr, config.warmup)
         self.step = SafeStep(self.optimizer)
 
@@ -177,7 +179,7 @@ class Acting:
         self.dreamer = dreamer
         self.refresh()
         self.state = self.prepared.enter(dreamer.model.rssm.initial(machines))
-        self.action = torch.zeros(machines, dreamer.model.spaces.action)
+        self.action = torch.zeros(machines, dreamer.model.spaces.action, device=device_of(dreamer))
 
     def refresh(self) -> None:
         """Take over the weights as they are now."""

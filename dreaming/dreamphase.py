@@ -104,7 +104,7 @@ class DreamPhase:
         selector = Selector(task, self.coverable, self.night.nominal, workers, draws)
         state, run = self.state, self.night.run
         if state.best_score is not None and state.best_worlds != selector.worlds:
-            score = selector.score(run.load_agent(BEST))
+            score = selector.score(run.load_agent(BEST, device=self.night.device))
             state.best_score = score.total
         state.best_worlds = selector.worlds
         self._selected = self._now()

@@ -37,7 +37,7 @@ class DreamPhysics:
         """What holds in that step of the dreams, or in each one's own (N,)."""
         if self.context.dim() == 2:
             return self
-        which = slice(None) if isinstance(step, int) else torch.arange(len(step))
+        which = slice(None) if isinstance(step, int) else torch.arange(len(step), device=self.context.device)
         return replace(self, context=self.context[which, step], strength=self.strength[which, step])
 
     def lasting(self, steps: int) -> "DreamPhysics":
@@ -113,7 +113,7 @@ def starts_from(model: WorldModel, batch: Batch, view: View, told: bool = True) 
         shifted = torch.zeros_like(command)
         shifted[:, back:] = command[:, : max(0, command.shape[1] - back)]
         # A segment runs on into the next episode; what was commanded in the one before arrives in no other.
-        same = torch.as_tensor(batch.step > back).unsqueeze(-1)
+        same = torch.as_tensor(batch.step > back).to(command.device).unsqueeze(-1)
         recent.append(shifted * same)
     rows = batch.is_first.numel()
     return Starts(
@@ -121,8 +121,8 @@ def starts_from(model: WorldModel, batch: Batch, view: View, told: bool = True) 
         agent=agent.reshape(rows),
         vector=batch.vector.flatten(0, 1),
         recent=torch.stack(recent, 2).flatten(0, 1),
-        episode=torch.as_tensor(batch.episode).flatten(),
-        step=torch.as_tensor(batch.step).flatten(),
+        episode=torch.as_tensor(batch.episode).to(command.device).flatten(),
+        step=torch.as_tensor(batch.step).to(command.device).flatten(),
     )
 
 
@@ -140,16 +140,17 @@ def draw_starts(
     batch = replay.sample(segments, length, rng)
     starts = starts_from(model, batch, view, told)
     # An episode's last row leads nowhere, and a segment's first states have no memory yet unless the episode began.
-    alive = ~batch.is_last.flatten()
+    alive = ~batch.is_last.flatten().cpu()
     begun = torch.as_tensor(batch.step == 0) | (torch.arange(length) >= min(4, length // 4))
     usable = torch.nonzero(alive & begun.flatten()).squeeze(-1).numpy()
-    return starts[torch.as_tensor(rng.choice(usable, count, replace=len(usable) < count))]
+    chosen = rng.choice(usable, count, replace=len(usable) < count)
+    return starts[torch.as_tensor(chosen).to(batch.is_last.device)]
 
 
 def effective_action(commands: Tensor, physics: DreamPhysics) -> Tensor:
     """What reaches the motors now, (N, A), of commands (N, M, A) with the newest last."""
     at = commands.shape[1] - 1 - physics.latency
-    late = commands[torch.arange(len(commands)), at]
+    late = commands[torch.arange(len(commands), device=commands.device), at]
     return late * physics.strength.unsqueeze(-1)
 
 

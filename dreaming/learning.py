@@ -16,6 +16,7 @@ from dreaming.ongoing import Dreams, going_on
 from dreaming.scenario import Scenario
 from envs.physics import Physics
 from worldmodel.context import PUSH
+from worldmodel.device import device_of, random_state, set_random_state
 from worldmodel.model import WorldModel
 from worldmodel.replay import Replay
 
@@ -52,7 +53,8 @@ def dream_physics(
             if p.push_m_s or p.changes:
                 pushes[i] = [p.push_at(int(step) + t, control_hz) for t in range(horizon)]
         pushes /= model.context.scale[column]
-    as_tensor = lambda values: torch.as_tensor(np.asarray(values, np.float32))  # noqa: E731
+    device = device_of(model)
+    as_tensor = lambda values: torch.as_tensor(np.asarray(values, np.float32)).to(device)  # noqa: E731
     context = as_tensor([v for v, _ in pairs]).reshape(len(physics), len(model.context))
     strength = as_tensor([p.motor_strength for p in physics])
     if any(p.changes for p in physics):
@@ -65,9 +67,9 @@ def dream_physics(
         context=context,
         known=as_tensor([k for _, k in pairs]).reshape(len(physics), len(model.context)),
         strength=strength,
-        latency=torch.as_tensor([int(p.latency_steps) for p in physics]),
+        latency=torch.as_tensor([int(p.latency_steps) for p in physics]).to(device),
         noise=as_tensor([p.sensor_noise for p in physics]),
-        push=torch.as_tensor(pushes),
+        push=as_tensor(pushes),
         push_column=column,
     )
 
@@ -92,7 +94,7 @@ class DreamLearner:
         self.learner = ActorCritic(config.actor_critic, model, config.view)
         self.rng = np.random.default_rng(seed)
         chosen = good_episodes(replay, config.demonstrations)
-        self.demonstrations = Replay(replay.reader, replay.context, chosen, terminal_share=0.0)
+        self.demonstrations = Replay(replay.reader, replay.context, chosen, terminal_share=0.0, device=replay.device)
         self.imagined_steps = 0
         self.updates = 0
         self.ongoing: Dreams | None = None  # what some of the next dreams go on from
@@ -146,7 +148,7 @@ class DreamLearner:
 
     def _notice(self, names: list[str], reward: torch.Tensor, rate: float = 0.02) -> None:
         """Follows what each scenario costs, from imagined rewards (N, H) and what each dream was about."""
-        paid, which = reward.detach().mean(1).numpy(), np.array(names)
+        paid, which = reward.detach().mean(1).cpu().numpy(), np.array(names)
         if not (which == "logged").any():
             return
         usual = float(paid[which == "logged"].mean())
@@ -174,7 +176,8 @@ class DreamLearner:
             learner.begin()
         self._set_rates(a.lr * (1 - min(1.0, progress)), a.critic_lr)
         dreams = self._begun()
-        prepared = dream_physics(self.model, dreams.physics, dreams.starts.step.numpy(), c.horizon, self.control_hz)
+        first_step = dreams.starts.step.cpu().numpy()
+        prepared = dream_physics(self.model, dreams.physics, first_step, c.horizon, self.control_hz)
         prepared.known *= c.told
         critic_only = self.updates < a.critic_first
         with torch.set_grad_enabled(a.gradient == "dynamics" and not critic_only):
@@ -193,7 +196,7 @@ class DreamLearner:
         return {
             "learner": self.learner.state_dict(),
             "optimizer": self.learner.optimizer.state_dict(),
-            "torch_random": torch.get_rng_state(),
+            **random_state(device_of(self.model)),
             "numpy_random": self.rng.bit_generator.state,
             "imagined_steps": self.imagined_steps,
             "updates": self.updates,
@@ -204,8 +207,9 @@ class DreamLearner:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.learner.load_state_dict(state["learner"])
         self.learner.optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["torch_random"])
+        set_random_state(state, device_of(self.model))
         self.rng.bit_generator.state = state["numpy_random"]
         self.imagined_steps, self.updates = int(state["imagined_steps"]), int(state["updates"])
         self.cost = dict(state["cost"])
-        self.ongoing = Dreams.from_state(state["ongoing"]) if state.get("ongoing") else None
+        ongoing = state.get("ongoing")
+        self.ongoing = Dreams.from_state(ongoing, device_of(self.model)) if ongoing else None

@@ -64,8 +64,8 @@ def survival(night: Night, phase: Phase) -> None:
         return
     task, run = night.config.task, night.run
     policies: dict[str, Policy] = {
-        "before": run.load_agent(CLONE),
-        "after": run.load_agent(BEST),
+        "before": run.load_agent(CLONE, device=night.device),
+        "after": run.load_agent(BEST, device=night.device),
         "demonstrator": ExpertPolicy(task, night.config.seed),
     }
     found = Survival(cells_of(night.scenarios, task))

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import torch
+
 from configs import from_dict, packaged
 from dreaming.auditing import Auditor
 from dreaming.clock import Budget, Phase, Share
@@ -20,6 +22,7 @@ from envs.physics import Physics
 from envs.record import demonstrator, record
 from envs.workers import Workers
 from worldmodel import checkpoint, results
+from worldmodel.device import CPU
 from worldmodel.model import ModelConfig
 from worldmodel.speed import threads_for
 from worldmodel.storage import LogReader, LogWriter
@@ -50,8 +53,10 @@ class Listener(Protocol):
 
 
 class Night:
-    def __init__(self, config: NightConfig, run: RunFolder, budget: Budget, listener: Listener) -> None:
-        self.config, self.run, self.budget, self.listener = config, run, budget, listener
+    def __init__(
+        self, config: NightConfig, run: RunFolder, budget: Budget, listener: Listener, device: torch.device = CPU
+    ) -> None:
+        self.config, self.run, self.budget, self.listener, self.device = config, run, budget, listener, device
         self.state: Progress = run.progress()
         self.earlier_s = sum(self.state.seconds.values())  # of nights, or parts of one, before
         self.simulated = config.task in registry.TASKS
@@ -120,7 +125,7 @@ class Night:
         """Made when first asked for, from the newest checkpoint if there is one."""
         if self._trainer is None:
             size = from_dict(ModelConfig, packaged("sizes", self.config.size), f"size {self.config.size}")
-            self._trainer = Trainer(self.reader(), size, self.config.trainer, self.config.seed)
+            self._trainer = Trainer(self.reader(), size, self.config.trainer, self.config.seed, self.device)
             threads_for(self._trainer.model)
             if checkpoint.exists(self.run.checkpoints, NAME):
                 self._trainer.restore(self.run.checkpoints)

@@ -33,7 +33,7 @@ class Dreams:
         return len(self.names)
 
     def __getitem__(self, which: Sequence[int] | np.ndarray) -> Dreams:
-        index = torch.as_tensor(np.asarray(which, np.int64))
+        index = torch.as_tensor(np.asarray(which, np.int64)).to(self.starts.vector.device)
         physics, names = [self.physics[i] for i in which], [self.names[i] for i in which]
         return Dreams(self.starts[index], physics, names, self.age[which])
 
@@ -44,10 +44,10 @@ class Dreams:
         return {"starts": tensors, "physics": worlds, "names": self.names, "age": self.age.tolist()}
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Dreams:
+    def from_state(cls, state: Mapping[str, Any], device: torch.device) -> Dreams:
         tensors = state["starts"]
-        world, agent = Belief(*tensors["world"]), Belief(*tensors["agent"])
-        starts = Starts(world, agent, *(tensors[name] for name in OF_STARTS))
+        world, agent = (Belief(*(part.to(device) for part in tensors[name])) for name in ("world", "agent"))
+        starts = Starts(world, agent, *(tensors[name].to(device) for name in OF_STARTS))
         physics = [
             Physics.from_dict(factors).changing([Change(**change) for change in changes])
             for factors, changes in state["physics"]
@@ -69,5 +69,5 @@ def going_on(dreams: Dreams, rollout: Rollout, most: int, longest: int, rng: np.
     steps = rollout.reward.shape[1]
     stands = (rollout.continuation.min(1).values >= 0.5) & torch.isfinite(rollout.observation[:, -1]).all(-1)
     age = dreams.age + steps
-    eligible = np.flatnonzero(stands.numpy() & (age + steps <= longest))
+    eligible = np.flatnonzero(stands.cpu().numpy() & (age + steps <= longest))
     return Dreams(rollout.end, dreams.physics, dreams.names, age)[rng.permutation(eligible)[:most]]

@@ -9,6 +9,7 @@ from dreaming.imagination import imagine, starts_from
 from dreaming.learning import dream_physics
 from dreaming.scenario import Scenario
 from envs.physics import Physics
+from worldmodel.device import random_kept, seeded, set_random_state
 from worldmodel.model import WorldModel
 from worldmodel.replay import Replay
 
@@ -39,8 +40,8 @@ def rehearse(
     steps = np.zeros(count, np.int64) if from_start else rng.integers(0, latest)
     window = 24  # rows of filtering before the start, so that the agent has a memory to act on
     dreams: list[Dream] = []
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with random_kept(held_out.device):
+        set_random_state(seeded(seed, held_out.device), held_out.device)
         for position, step in zip(which.tolist(), steps.tolist(), strict=True):
             first = max(0, step - window + 1)
             rows = held_out.offset[position] + np.arange(first, step + 1)
@@ -56,10 +57,10 @@ def rehearse(
                     step=step,
                     scenario=scenario.name,
                     physics=physics.to_dict(),
-                    action=rollout.action[0].clamp(-1, 1).numpy(),
-                    observation=rollout.observation[0].numpy(),
-                    reward=rollout.reward[0].numpy(),
-                    continuation=rollout.continuation[0].numpy(),
+                    action=rollout.action[0].clamp(-1, 1).cpu().numpy(),
+                    observation=rollout.observation[0].cpu().numpy(),
+                    reward=rollout.reward[0].cpu().numpy(),
+                    continuation=rollout.continuation[0].cpu().numpy(),
                     uncertainty=None,
                     changes=physics.changes,
                 )
@@ -77,8 +78,8 @@ def replayed_logs(
         horizon = int(held_out.length[held_out.episodes].max()) - 2
         fits = np.flatnonzero(held_out.length[held_out.episodes] > horizon + 1)
     dreams = []
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with random_kept(held_out.device):
+        set_random_state(seeded(seed, held_out.device), held_out.device)
         for position in rng.choice(fits, count).tolist():
             episode = int(held_out.episodes[position])
             step = int(rng.integers(0, held_out.length[episode] - horizon))
@@ -97,10 +98,10 @@ def replayed_logs(
                         step=step,
                         scenario="logged",
                         physics=dict(held_out.reader.episodes[episode]["physics"]),
-                        action=batch.action[0, past:].numpy(),
-                        observation=observation[0].numpy(),
-                        reward=model.predict_reward(imagined)[0].numpy(),
-                        continuation=model.predict_continuation(imagined)[0].numpy(),
+                        action=batch.action[0, past:].cpu().numpy(),
+                        observation=observation[0].cpu().numpy(),
+                        reward=model.predict_reward(imagined)[0].cpu().numpy(),
+                        continuation=model.predict_continuation(imagined)[0].cpu().numpy(),
                         uncertainty=None,
                     )
                 )

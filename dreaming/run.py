@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from configs import UserError, from_dict, load_yaml, packaged, packaged_names, to_dict
@@ -15,9 +16,10 @@ from dreaming.agent import Agent
 from dreaming.learning import DreamConfig
 from dreaming.lock import LOCK, locked
 from worldmodel import checkpoint
+from worldmodel.device import CPU
 from worldmodel.log_format import SCHEMA
 from worldmodel.model import WorldModel
-from worldmodel.trainer import TrainerConfig, build_model
+from worldmodel.trainer import TrainerConfig, build_model, place
 
 CLONE, LATEST, BEST = "policy-cloned", "policy-latest", "policy-best"
 OURS = {"config.yaml", "episodes", "episodes.importing", "checkpoints", "plots", "audit", "report", "wandb"}
@@ -205,7 +207,9 @@ class RunFolder:
     def has_policy(self) -> bool:
         return any(checkpoint.exists(self.checkpoints, name) for name in (BEST, LATEST, CLONE))
 
-    def load_agent(self, name: str = BEST, sample: bool = True, seed: int = 0) -> Agent:
+    def load_agent(
+        self, name: str = BEST, sample: bool = True, seed: int = 0, device: torch.device = CPU
+    ) -> Agent:
         """The policy of that name with the world model it filters with, ready to act."""
         config = self.config()
         if not self.has_policy():
@@ -215,6 +219,7 @@ class RunFolder:
         state, meta, _ = checkpoint.load(self.checkpoints, name)
         model = build_model(meta)
         model.load_state_dict(state["model"])
+        place(model, device, config.trainer.compute)
         learner = ActorCritic(config.dream.actor_critic, model, config.dream.view)
         learner.load_state_dict(state["learner"])
         return Agent(model.eval(), learner.actor.eval(), sample, seed)

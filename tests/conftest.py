@@ -36,3 +36,25 @@ def real_logs() -> Path:
     if not folder.is_dir():
         pytest.skip("the real robots' logs (../shared/data) are not on this machine")
     return folder
+
+
+@pytest.fixture(params=["emulated", "GPU"])
+def elsewhere(request, monkeypatch):
+    """A device beside the CPU that is given the CPU's random numbers, for comparison with `elsewhere.alike`."""
+    import torch
+    from elsewhere import DrawsOfTheCPU, second_device
+
+    from worldmodel import kernel
+
+    if request.param == "GPU" and not torch.cuda.is_available():
+        pytest.skip("no GPU on this machine")
+    monkeypatch.setattr(kernel, "LIBRARY", None)  # which is the CPU's alone, and rounds otherwise
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    if request.param == "GPU":
+        with DrawsOfTheCPU():
+            yield torch.device("cuda", 0)
+    else:
+        with second_device() as device:
+            yield device
+    torch.set_float32_matmul_precision(before)

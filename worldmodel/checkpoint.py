@@ -46,7 +46,10 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def save(folder: Path, name: str, step: int, state: dict[str, Any], meta: dict[str, Any]) -> Path:
-    """Save `state` (tensors, numbers, strings, and lists and dicts of them) and the JSON-able `meta`."""
+    """Save `state` (tensors, numbers, strings, and lists and dicts of them) and the JSON-able `meta`.
+
+    Tensors are saved, and loaded, as the CPU's: a run goes on on machines of all kinds.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}-{step:09d}.pt"
     for stray in folder.glob(f".{name}-?????????.*.tmp"):  # of a process that was killed while saving
@@ -54,7 +57,7 @@ def save(folder: Path, name: str, step: int, state: dict[str, Any], meta: dict[s
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(aside, "wb") as file:
-            torch.save(state, file)
+            torch.save(_on_cpu(state), file)
             file.flush()
             os.fsync(file.fileno())
         manifest = {"name": name, "step": step, "sha256": _sha256(aside), "meta": meta}
@@ -82,7 +85,8 @@ def load(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, Any], int]:
     for path in reversed(_paths(folder, name)):
         try:
             manifest = _manifest(path)
-            return torch.load(path, weights_only=True), manifest["meta"], int(manifest["step"])
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            return state, manifest["meta"], int(manifest["step"])
         except DamagedError as error:
             wrong.append(str(error))
         except pickle.UnpicklingError:
@@ -101,6 +105,12 @@ def damaged(folder: Path) -> list[str]:
         except DamagedError as error:
             wrong.append(str(error))
     return wrong
+def _on_cpu(state: Any) -> Any:
+    if isinstance(state, dict):
+        return {name: _on_cpu(value) for name, value in state.items()}
+    if isinstance(state, list | tuple):
+        return [_on_cpu(value) for value in state]
+    return state.cpu() if isinstance(state, torch.Tensor) else state
 
 
 def exists(folder: Path, name: str) -> bool:

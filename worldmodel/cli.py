@@ -46,6 +46,8 @@ class TrainWorldModel:
     """Rows a segment. Default: 20."""
     lr: float | None = None
     """Learning rate. Default: 1.5e-3."""
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu, cuda, or cuda:1 for the second of several. A run may change it."""
 
 
 def train(arguments: Sequence[str] | None = None) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from worldmodel.device import random_kept, seeded, set_random_state
 from worldmodel.model import WorldModel
 from worldmodel.replay import Replay
 
@@ -46,19 +47,19 @@ def open_loop(
     batch = replay.gather(replay.offset[which][:, None] + first[:, None] + np.arange(warmup + horizon))
     was_training = model.training
     model.eval()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with random_kept(replay.device):
+        set_random_state(seeded(seed, replay.device), replay.device)
         known = torch.zeros_like(batch.labelled)
         inputs = model.inputs(batch, known)
         image = None if batch.image is None else batch.image[:, :warmup]
         beliefs, *_ = model.filter(batch.vector[:, :warmup], image, inputs[:, :warmup], batch.is_first[:, :warmup])
         # Drawn, as dreams are. The likeliest class of every latent is a state that hardly ever occurs: on real logs
         # (Warthog) its rollouts strayed twice as far.
-        imagined = model.decode(model.imagine(beliefs.at(slice(None), -1), inputs[:, warmup:]))
+        imagined = model.decode(model.imagine(beliefs.at(slice(None), -1), inputs[:, warmup:])).cpu()
     model.train(was_training)
-    truth = batch.vector[:, warmup:]
-    still = batch.vector[:, warmup - 1 : warmup].expand_as(truth)
-    std = model.std
+    lived, std = batch.vector.cpu(), model.std.cpu()
+    truth = lived[:, warmup:]
+    still = lived[:, warmup - 1 : warmup].expand_as(truth)
 
     def errors(guess: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         off = guess - truth
@@ -67,7 +68,7 @@ def open_loop(
 
     overall, channels = errors(imagined)
     overall_still, channels_still = errors(still)
-    start = batch.vector[:6, warmup - 1 : warmup]
+    start = lived[:6, warmup - 1 : warmup]
     traces = torch.stack([torch.cat([start, truth[:6]], 1), torch.cat([start, imagined[:6]], 1)])
     where = [(int(batch.episode[i, warmup - 1]), int(batch.step[i, warmup - 1])) for i in range(min(6, starts))]
     return OpenLoop(overall, overall_still, channels, channels_still, starts, traces.numpy(), where, std.numpy())

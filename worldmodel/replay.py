@@ -14,6 +14,7 @@ from torch import Tensor
 
 from configs import UserError
 from worldmodel.context import PUSH, ContextSpec
+from worldmodel.device import CPU
 from worldmodel.spikes import STILL
 from worldmodel.storage import LogReader
 
@@ -56,7 +57,14 @@ class Batch:
         )
 
     def to(self, device: torch.device | str) -> "Batch":
-        return replace(self, **{k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)})
+        device = torch.device(device)
+        if device == self.vector.device:
+            return self
+        # From pinned memory a GPU fetches them by itself, while the CPU goes on.
+        pinned = device.type == "cuda" and self.vector.is_cpu
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        moved = {k: (v.pin_memory() if pinned else v).to(device, non_blocking=pinned) for k, v in tensors.items()}
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True)
@@ -76,6 +84,7 @@ class Replay:
         episodes: which episodes to use (a training or a held-out split); default all.
         terminal_share: share of segments that are placed so as to hold an episode's termination, if any is logged.
             Falls are rare and matter most.
+        device: where batches are wanted.
     """
 
     def __init__(
@@ -84,8 +93,9 @@ class Replay:
         context: ContextSpec,
         episodes: Sequence[int] | None = None,
         terminal_share: float = 0.2,
+        device: torch.device = CPU,
     ) -> None:
-        self.reader, self.context = reader, context
+        self.reader, self.context, self.device = reader, context, device
         self.episodes = np.arange(len(reader)) if episodes is None else np.asarray(episodes)
         if not len(self.episodes):
             raise UserError("no episodes to learn from: record or give more (at least 2, one is held out)")
@@ -167,7 +177,7 @@ class Replay:
             is_last=torch.from_numpy(last),
             episode=episode,
             step=step,
-        )
+        ).to(self.device)
 
     def some_rows(self, limit: int = 200_000) -> tuple[np.ndarray, np.ndarray]:
         """Row numbers in the log of at most about `limit` rows, whole episodes, and which begin an episode."""

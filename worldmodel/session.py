@@ -17,6 +17,7 @@ from configs import UserError, from_dict, load_yaml, packaged, to_dict
 from worldmodel import checkpoint, results
 from worldmodel.cli import TrainWorldModel
 from worldmodel.console import Screen, clock
+from worldmodel.device import choose_device
 from worldmodel.evaluation import OpenLoop
 from worldmodel.log_format import SCHEMA
 from worldmodel.logs.importing import as_log_folder
@@ -47,6 +48,7 @@ class Settings:
 
 def train_world_model(options: TrainWorldModel) -> None:
     _check(options)
+    device = choose_device(options.device)
     prepare_cpu()
     folder = _run_of(options)
     before = _settings_of(folder)
@@ -62,7 +64,7 @@ def train_world_model(options: TrainWorldModel) -> None:
         task = reader.schema["task"]
         if before and before["task"] != task:
             raise UserError(f"{folder} is a run of {before['task']}, these logs are of {task}; give a new --run")
-        trainer = Trainer(reader, size, config, seed)
+        trainer = Trainer(reader, size, config, seed, device)
         threads_for(trainer.model)
         goes_on = checkpoint.exists(folder / "checkpoints", NAME)
         if goes_on:
@@ -134,7 +136,7 @@ def _introduce(screen: Screen, trainer: Trainer, goes_on: Path | None, size: str
     ranges = {name: model.context.range_of(name) for name in model.context.names}
     told = ", ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in ranges.items())
     screen.say(f"Physics that the model can be told: {told or 'none (the logs label none that varies)'}")
-    screen.say(f"Model: size {size}, {parameters:,} parameters")
+    screen.say(f"Model: size {size}, {parameters:,} parameters, on {trainer.device}")
     if goes_on:
         screen.say(f"Going on from step {trainer.steps:,} of {goes_on}")
     report = readiness(reader, trainer.replay.episodes.tolist())

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -11,9 +11,11 @@ import torch
 from configs import UserError, from_dict
 from worldmodel import checkpoint
 from worldmodel.context import ContextSpec
+from worldmodel.device import CPU, random_state, set_random_state
 from worldmodel.evaluation import OpenLoop, open_loop
 from worldmodel.loss import transition_loss, world_model_loss
 from worldmodel.model import ModelConfig, Spaces, WorldModel
+from worldmodel.nets import compute_in
 from worldmodel.optim import LaProp, SafeStep
 from worldmodel.replay import Replay
 from worldmodel.storage import LogReader
@@ -39,6 +41,8 @@ class TrainerConfig:
     # From `decay_from` on it learns from its own predictions, so many steps ahead. With 6 rollouts stay true longer,
     # but policies dreamt in them did worse (docs/results.md).
     transition_ahead: int = 1
+    # What factors of the RSSM's products are rounded to, all else staying float32; auto: bfloat16 on a GPU alone.
+    compute: Literal["auto", "float32", "bfloat16"] = "auto"
 
 
 def split_episodes(reader: LogReader) -> tuple[list[int], list[int]]:
@@ -64,10 +68,17 @@ class Trainer:
     `trouble` collects plain sentences about what looks wrong; they go to the screen and the report.
     """
 
-    def __init__(self, reader: LogReader, model_config: ModelConfig, config: TrainerConfig, seed: int = 0) -> None:
+    def __init__(
+        self,
+        reader: LogReader,
+        model_config: ModelConfig,
+        config: TrainerConfig,
+        seed: int = 0,
+        device: torch.device = CPU,
+    ) -> None:
         reader.check()
         torch.manual_seed(seed)
-        self.reader, self.config = reader, config
+        self.reader, self.config, self.device = reader, config, device
         train, held_out = split_episodes(reader)
         physics = [reader.episodes[i]["physics"] for i in train]
         image = "image" in (reader.rows.dtype.names or ())
@@ -77,6 +88,7 @@ class Trainer:
         self.model = WorldModel(model_config, spaces, context)
         self._take(context)
         self.model.set_statistics(self.replay.statistics())
+        place(self.model, device, config.compute)
         self._optimise()
         self.rng = np.random.default_rng(seed)
         self.steps = 0
@@ -90,8 +102,8 @@ class Trainer:
         """Present the logs under this context."""
         train, held_out = self._episodes
         self.model.context = context
-        self.replay = Replay(self.reader, context, train, self.config.terminal_share)
-        self.held_out = Replay(self.reader, context, held_out)
+        self.replay = Replay(self.reader, context, train, self.config.terminal_share, self.device)
+        self.held_out = Replay(self.reader, context, held_out, device=self.device)
 
     def _optimise(self) -> None:
         config, own = self.config, set(self.model.transition.parameters() if self.model.transition else ())
@@ -193,7 +205,7 @@ class Trainer:
         state = {
             "model": self.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self._optimizers()],
-            "torch_random": torch.get_rng_state(),
+            **random_state(self.device),
             "numpy_random": _plain(self.rng.bit_generator.state),
             "caution": self.caution,
             "good_state": self._good_state,
@@ -229,7 +241,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self._optimizers(), state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        torch.set_rng_state(state["torch_random"])
+        set_random_state(state, self.device)
         self.rng.bit_generator.state = state["numpy_random"]
         self.caution = float(state["caution"])
         self.trouble = list(dict.fromkeys([*state["trouble"], *self.trouble]))  # the logs may have grown
@@ -255,6 +267,14 @@ def build_model(meta: dict[str, Any]) -> WorldModel:
     """An untrained world model of the shape that a checkpoint's meta data state."""
     context = ContextSpec(**{k: tuple(v) for k, v in meta["context"].items()})
     return WorldModel(from_dict(ModelConfig, meta["model"], "checkpoint"), Spaces(**meta["spaces"]), context)
+
+
+def place(model: WorldModel, device: torch.device, compute: Literal["auto", "float32", "bfloat16"] = "auto") -> None:
+    """Move a model, and round there as TrainerConfig's `compute` says."""
+    model.to(device)
+    if compute == "auto":
+        compute = "bfloat16" if device.type == "cuda" else "float32"
+    compute_in(getattr(torch, compute), model.rssm)
 
 
 def load_model(folder: Path) -> tuple[WorldModel, dict[str, Any]]:

@@ -9,6 +9,7 @@ from torch import nn
 
 from configs import from_dict, packaged
 from dreaming.dreamer import PUBLISHED, Acting, Dreamer, DreamerConfig
+from worldmodel.device import choose_device
 from worldmodel.loss import world_model_loss
 from worldmodel.model import ModelConfig, Spaces
 from worldmodel.replay import Batch
@@ -33,13 +34,14 @@ class Ours:
         size = from_dict(ModelConfig, packaged("sizes", options.size), options.size)
         model = replace(PUBLISHED, rssm=size.rssm, units=size.units)
         config = DreamerConfig(model, horizon=HORIZON, warmup=0, compute=options.dtype)
-        self.dreamer = Dreamer(config, Spaces(OBSERVATION, ACTION))
-        self.batch = make_batch()
+        device = choose_device(options.device)
+        self.dreamer = Dreamer(config, Spaces(OBSERVATION, ACTION), device=device)
+        self.batch = make_batch().to(device)
         with torch.no_grad():
             belief = self.dreamer.model.observe(self.batch, hidden=False)
         self.starts = State(belief.deter.flatten(0, 1), belief.stoch.flatten(0, 1))
-        self.acting, self.seen = Acting(self.dreamer), torch.zeros(1, OBSERVATION)
-        self.no = torch.zeros(1, dtype=torch.bool)
+        self.acting, self.seen = Acting(self.dreamer), torch.zeros(1, OBSERVATION, device=device)
+        self.no = torch.zeros(1, dtype=torch.bool, device=device)
 
     def step(self) -> float:
         return self.dreamer.update(self.batch)["loss"]

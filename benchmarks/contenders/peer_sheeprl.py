@@ -28,6 +28,17 @@ SETTINGS = (
 )
 
 
+def make_batch() -> dict[str, torch.Tensor]:
+    flags = {name: torch.zeros(LENGTH, BATCH, 1) for name in ("terminated", "truncated", "is_first")}
+    flags["is_first"][0] = 1
+    return {
+        "state": torch.randn(LENGTH, BATCH, OBSERVATION),
+        "actions": torch.rand(LENGTH, BATCH, ACTION) * 2 - 1,
+        "rewards": torch.randn(LENGTH, BATCH, 1),
+        **flags,
+    }
+
+
 class SheepRL:
     def __init__(self, options: argparse.Namespace) -> None:
         torch.set_num_threads(options.threads)
@@ -38,7 +49,7 @@ class SheepRL:
         self.config = dotdict({"algo": OmegaConf.to_container(composed.algo, resolve=True)})
         self.config.env = dotdict({"num_envs": 1})
         self.config.fabric = dotdict({"precision": PRECISION[options.dtype]})
-        self.fabric = Fabric(devices=1, accelerator="cpu", precision=self.config.fabric.precision)
+        self.fabric = Fabric(devices=1, accelerator=options.device, precision=self.config.fabric.precision)
         spaces = gymnasium.spaces.Dict({"state": gymnasium.spaces.Box(-1, 1, (OBSERVATION,))})
         agent = build_agent(self.fabric, (ACTION,), True, self.config, spaces)
         self.model, self.actor, self.critic, self.slow, self.player = agent
@@ -47,14 +58,7 @@ class SheepRL:
         self.optimizer = self.fabric.setup_optimizers(optimizer)
         scale = self.config.algo.actor.moments
         self.moments = Moments(scale.decay, scale.max, scale.percentile.low, scale.percentile.high)
-        flags = {name: torch.zeros(LENGTH, BATCH, 1) for name in ("terminated", "truncated", "is_first")}
-        self.batch = {
-            "state": torch.randn(LENGTH, BATCH, OBSERVATION),
-            "actions": torch.rand(LENGTH, BATCH, ACTION) * 2 - 1,
-            "rewards": torch.randn(LENGTH, BATCH, 1),
-            **flags,
-        }
-        self.batch["is_first"][0] = 1
+        self.batch = {name: values.to(self.fabric.device) for name, values in make_batch().items()}
         self.player.init_states()
 
     def step(self) -> float:
@@ -65,8 +69,9 @@ class SheepRL:
 
     def world_model(self) -> float:
         algo, batch = self.config.algo, self.batch
-        recurrent = torch.zeros(1, BATCH, algo.world_model.recurrent_model.recurrent_state_size)
-        stoch = torch.zeros(1, BATCH, algo.world_model.stochastic_size * algo.world_model.discrete_size)
+        zeros = torch.zeros(1, BATCH, 1, device=self.fabric.device)
+        recurrent = zeros.repeat(1, 1, algo.world_model.recurrent_model.recurrent_state_size)
+        stoch = zeros.repeat(1, 1, algo.world_model.stochastic_size * algo.world_model.discrete_size)
         actions = torch.cat([torch.zeros_like(batch["actions"][:1]), batch["actions"][:-1]])
         seen = ({"state": batch["state"]}, actions, batch["is_first"], batch["rewards"], batch["terminated"])
         settings = dreamer_v3_5.world_model_loss_kwargs(self.config)

@@ -72,13 +72,14 @@ def world_model(nets: Networks) -> Sequential:
 
 
 def dream_environment(nets: Networks) -> DreamerEnv:
+    device = next(nets.parameters()).device
     transition = Module(nets.prior, DYNAMICS, ["_", "state", "belief"])
     reward = Sequential(Module(nets.reward, LATENT, ["logits"]), Module(nets.bins, ["logits"], ["reward"]))
     shapes = {"prior_shape": (nets.flat,), "belief_shape": (nets.deter,)}
-    dream = DreamerEnv(modules.WorldModelWrapper(transition, reward), **shapes)
-    dream.observation_spec = Composite(state=Unbounded(nets.flat), belief=Unbounded(nets.deter))
+    dream = DreamerEnv(modules.WorldModelWrapper(transition, reward), device=device, **shapes)
+    dream.observation_spec = Composite(state=Unbounded(nets.flat), belief=Unbounded(nets.deter)).to(device)
     dream.state_spec = dream.observation_spec.clone()
-    dream.action_spec, dream.reward_spec = Bounded(-1, 1, (ACTION,)), Unbounded((1,))
+    dream.action_spec, dream.reward_spec = Bounded(-1, 1, (ACTION,)).to(device), Unbounded((1,)).to(device)
     return dream
 
 
@@ -123,7 +124,7 @@ class TorchRL:
         torch.set_num_threads(options.threads)
         torch.set_float32_matmul_precision("medium" if options.dtype == "float32-tuned" else "highest")
         torch.manual_seed(0)
-        self.nets = nets = Networks(SIZES[options.size])
+        self.nets = nets = Networks(SIZES[options.size]).to(options.device)
         loss = whole_loss(nets)
         self.model_loss = loss.model_loss
         self.optimizer = DreamerV3Optimizer(nets.parameters(), warmup_steps=0)  # else the first step moves nothing
@@ -131,11 +132,12 @@ class TorchRL:
         self.stepper = DreamerV3OptimizationStepper(loss, self.optimizer, slow_critic)
         estimator = modules.RSSMStateEstimatorV3(nets.prior, nets.posterior)
         self.player = Sequential(encoder(nets, "observation", "encoded_latents"), estimator, actor(nets))
-        self.batch = make_batch(nets)
+        with torch.device(options.device):  # a TensorDict that is moved would check where each entry lies
+            self.batch = make_batch(nets)
         self.starts = self.batch.select("state", "belief").flatten()
         row = self.batch[0, :1]
         now = {"observation": row["next", "observation"], "previous_action": row["action"]}
-        self.now = row.select("state", "belief").update(now | {"is_init": torch.zeros(1, 1, dtype=torch.bool)})
+        self.now = row.select("state", "belief").update(now | {"is_init": torch.zeros_like(row["is_init"])})
 
     def step(self) -> float:
         losses = self.stepper.step(None, self.batch)

@@ -63,6 +63,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--size", choices=SIZES, default="1m")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     return parser.parse_args()
 
 
@@ -72,10 +73,10 @@ def serve(build: Callable[[argparse.Namespace], Contender]) -> None:
     os.dup2(2, 1)  # what libraries print is no answer
 
     def answer(**values: object) -> None:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        answers.write(json.dumps({**values, "peak_bytes": peak}) + "\n")
+        answers.write(json.dumps({**values, "peak_bytes": peak_bytes(given.device)}) + "\n")
 
-    contender = build(options())
+    given = options()
+    contender = build(given)
     before = contender.weights()
     value = finite("step", contender.step())
     after = contender.weights()
@@ -85,6 +86,8 @@ def serve(build: Callable[[argparse.Namespace], Contender]) -> None:
     cpu = time.process_time()
     parameters = {part: count for part, (count, _) in after.items()}
     versions = {name: version(name) for name in PACKAGES if name in sys.modules}
+    if given.device == "cuda" and "torch" in sys.modules:
+        versions["GPU"] = sys.modules["torch"].cuda.get_device_name()
     answer(value=value, cpu_s=cpu, parameters=parameters, versions=versions)
     for line in sys.stdin:
         question = line.strip()
@@ -93,8 +96,24 @@ def serve(build: Callable[[argparse.Namespace], Contender]) -> None:
         ask = getattr(contender, question)
         wall, cpu = time.perf_counter(), time.process_time()
         value = ask()
+        finish(given.device)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         answer(value=finite(question, value), wall_s=wall, cpu_s=cpu)
+
+
+def finish(device: str) -> None:
+    """Waits for the GPU; JAX's contender waits by itself."""
+    if device == "cuda" and "torch" in sys.modules:
+        sys.modules["torch"].cuda.synchronize()
+
+
+def peak_bytes(device: str) -> int:
+    """Of the process, or of the GPU's memory as the library counts that asked for it."""
+    if device == "cpu":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    if "torch" in sys.modules:
+        return sys.modules["torch"].cuda.max_memory_allocated()
+    return sys.modules["jax"].local_devices()[0].memory_stats()["peak_bytes_in_use"]
 
 
 def finite(question: str, value: float) -> float:

@@ -57,13 +57,14 @@ class Home:
             raise AbsentError(f"no Python at --home.{option.replace('_', '-')}")
         return str(found)
 
-    def environment(self, script: str, threads: int) -> dict[str, str]:
+    def environment(self, script: str, threads: int, device: str = "cpu") -> dict[str, str]:
         path = {"ours": HERE.parent.parent, "peer_official": self.official}.get(script)
         eigen = "false" if threads == 1 else "true"
         return {
             **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads)),
             "XLA_FLAGS": f"--xla_cpu_multi_thread_eigen={eigen}",
-            "JAX_PLATFORMS": "cpu",
+            "JAX_PLATFORMS": device,
+            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # it would take most of a GPU that contenders share
             "PYTHONPATH": str(path or ""),
         }
 
@@ -75,11 +76,11 @@ class AbsentError(Exception):
 class Worker:
     """Once made it is built and has taken its first step."""
 
-    def __init__(self, name: str, size: str, threads: int, home: Home, log: Path) -> None:
+    def __init__(self, name: str, size: str, threads: int, home: Home, log: Path, device: str = "cpu") -> None:
         contender, self.name, self.log = CONTENDERS[name], name, log
-        arguments = ["--size", size, "--threads", str(threads), "--dtype", contender.dtype]
+        arguments = ["--size", size, "--threads", str(threads), "--dtype", contender.dtype, "--device", device]
         command = [home.python(contender.script), str(HERE / f"{contender.script}.py"), *arguments]
-        surroundings = os.environ | home.environment(contender.script, threads) | contender.environment
+        surroundings = os.environ | home.environment(contender.script, threads, device) | contender.environment
         begun, pipe = time.perf_counter(), subprocess.PIPE
         with log.open("w") as errors:
             self.process = subprocess.Popen(

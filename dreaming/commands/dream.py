@@ -20,6 +20,7 @@ from dreaming.wandb_log import Tracker
 from envs import registry
 from worldmodel import checkpoint
 from worldmodel.console import clock
+from worldmodel.device import choose_device
 from worldmodel.log_format import SCHEMA, read_schema
 from worldmodel.logs.importing import as_log_folder
 from worldmodel.model import ModelConfig
@@ -49,6 +50,7 @@ def dream(options: Dream) -> None:
         raise UserError(f"--hours is {options.hours:g}; give a number above 0, as 8 or 0.16")
     if options.hours * 3600 < SHORTEST_S:
         raise UserError(f"--hours {options.hours:g} is {options.hours * 3600:.0f} seconds; give 0.01 or more")
+    choose_device(options.device)  # says so at once if it is not there
     budget = Budget(options.hours * 3600, SHARES, used=process_age())
     prepare_cpu()
     run = RunFolder(options.run or Path("runs") / (options.task or _task_of(options.data) or DEFAULT_TASK))
@@ -66,7 +68,7 @@ def _dream(options: Dream, run: RunFolder, config: NightConfig, budget: Budget) 
         if tracker.run_id and tracker.run_id != run_id:
             checkpoint.write_atomically(file, tracker.run_id.encode())
         watcher = Watcher(screen, tracker)
-        night = Night(config, run, budget, watcher)
+        night = Night(config, run, budget, watcher, choose_device(options.device))
         for text in checkpoint.damaged(run.checkpoints):
             night.state.warn(f"a checkpoint is damaged, and the one before it is used: {text}")
             screen.note(f"a checkpoint is damaged, and the one before it is used: {text}")

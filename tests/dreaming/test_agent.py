@@ -4,6 +4,7 @@ import torch
 
 from dreaming.agent import Actor, ActorConfig, Agent, View
 from worldmodel.context import ContextSpec
+from worldmodel.device import CPU, seeded
 from worldmodel.model import ModelConfig, Spaces, WorldModel
 from worldmodel.rssm import RSSMConfig
 
@@ -65,7 +66,7 @@ def test_a_new_episode_forgets_the_one_before():
     agent.reset(1)
     for _ in range(3):
         agent.act({"vector": np.full((1, 3), -2.0, np.float32)}, np.array([False]))
-    random = torch.Generator().manual_seed(7).get_state()
+    random = seeded(7, CPU)
     agent.random = random
     again = agent.act(here, np.array([True]))
     agent.reset(1)

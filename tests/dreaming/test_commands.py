@@ -51,6 +51,7 @@ def test_help(command, name):
         ("dream", ("--scenario", "slipery"), ('did you mean "slippery"',)),
         ("dream", ("--seed", "-2"), ("--seed is -2",)),
         ("dream", ("--data", "nowhere"), ("nowhere does not exist",)),
+        ("dream", ("--device", "gpu"), ("there is no device 'gpu'", "give auto, cpu, cuda")),
         ("dream", ("--nap", "1"), ("nap",)),
         ("record-rollouts", ("--out", "logs", "--episodes", "0"), ("--episodes is 0",)),
         ("record-rollouts", ("--out", "logs", "--task", "hoper"), ('did you mean "hopper"',)),

@@ -287,7 +287,7 @@ def test_help_needs_no_torch():
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code, "--help"], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for option in ("--data", "--run", "--size", "--minutes", "--steps", "--mapping", "--wandb"):
+    for option in ("--data", "--run", "--size", "--minutes", "--steps", "--mapping", "--wandb", "--device"):
         assert option in done.stdout
 
 
@@ -301,6 +301,7 @@ def test_help_needs_no_torch():
         (["--minutes", "1", "--steps", "5"], ["--minutes and --steps exclude each other"]),
         (["--length", "1"], ["--length is 1; give 2 or more"]),
         (["--wandb", "on"], ["--wandb", "offline"]),
+        (["--device", "gpu"], ["there is no device 'gpu'", "give auto, cpu, cuda"]),
     ],
 )
 def test_a_wrong_option_is_one_clear_line(command, logs, tmp_path, options, parts):

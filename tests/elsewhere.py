@@ -1,0 +1,113 @@
+"""A second device for machines that have none: it computes on the CPU, and refuses what a GPU would refuse.
+
+Its tensors say that they lie on torch's device without numbers, `meta`, but hold numbers. As on a GPU, operations on
+tensors of both devices fail, `numpy()` fails, and only moving (`to`, `cpu`, `copy_`) gets across. It is stricter than a
+GPU, which takes a CPU's scalar or index beside its own tensors and waits for it.
+"""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from worldmodel.nets import _pairs
+
+ELSEWHERE = torch.device("meta")
+COPY, MOVE = torch.ops.aten.copy_.default, torch.ops.aten._to_copy.default
+DRAWS = {getattr(torch.ops.aten, name).default for name in ("rand", "randn", "rand_like", "randn_like")}
+
+
+class There(Tensor):
+    """A tensor of the second device."""
+
+    here: Tensor  # the numbers
+
+    @staticmethod
+    def __new__(cls, here: Tensor) -> "There":
+        return torch.Tensor._make_wrapper_subclass(
+            cls, here.size(), here.stride(), here.storage_offset(), dtype=here.dtype, device=ELSEWHERE
+        )
+
+    def __init__(self, here: Tensor) -> None:
+        self.here = here
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore[reportAssignmentType]
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        return compute(func, args, kwargs or {})
+
+
+class Machine(TorchDispatchMode):
+    """Sees to it that tensors that are made there, or brought there, hold numbers."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        return compute(func, args, kwargs or {})
+
+
+class Python(TorchFunctionMode):
+    """What never reaches `Machine`: torch does it by itself on its own `meta`, or forbids it to tensors like ours."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func is Tensor.new_tensor and isinstance(args[0], There):
+            return torch.tensor(args[1], dtype=args[0].dtype).to(ELSEWHERE)
+        if func in (torch.tensor, torch.as_tensor) and kwargs.get("device") == ELSEWHERE:
+            given = {name: value for name, value in kwargs.items() if name != "device"}
+            return func(*args, **given).to(ELSEWHERE)
+        if func is Tensor.tolist and isinstance(args[0], There):
+            return args[0].cpu().tolist()
+        return func(*args, **kwargs)
+
+
+def compute(func: Any, args: tuple, kwargs: dict) -> Any:
+    """On the numbers, once it is clear that they lie together; the result lies where they do, or where it was asked."""
+    tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+    lie_there = [isinstance(x, There) for x in tensors]
+    if any(lie_there) and not all(lie_there) and func not in (COPY, MOVE):
+        found = ", ".join(f"{tuple(x.shape)} on {x.device.type}" for x in tensors)
+        raise RuntimeError(f"Expected all tensors to be on the same device, {func} was given {found}")
+    result_there = lie_there[0] if func is COPY else any(lie_there)
+    if asked := kwargs.get("device"):
+        result_there, kwargs = torch.device(asked) == ELSEWHERE, kwargs | {"device": torch.device("cpu")}
+    numbers, settings = tree_map_only(There, lambda x: x.here, (args, kwargs))
+    result = func(*numbers, **settings)
+    if result_there:
+        return return_and_correct_aliasing(func, args, kwargs, tree_map_only(Tensor, There, result))
+    return args[0] if func is COPY else result
+
+
+def alike(there: Sequence[Any], here: Sequence[Any], device: torch.device) -> bool:
+    """Whether numbers and arrays from a device are the CPU's: the very same where it is emulated, nearly on a GPU."""
+    off = 0.0 if device == ELSEWHERE else 0.02
+    return all(np.allclose(a, b, rtol=off, atol=off) for a, b in zip(there, here, strict=True))
+
+
+@contextmanager
+def second_device() -> Iterator[torch.device]:
+    _pairs.cache_clear()  # which keeps tensors by device
+    try:
+        with Python(), Machine(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "(?s).*which is a no-op")  # loading weights is none, as ours hold numbers
+            yield ELSEWHERE
+    finally:
+        _pairs.cache_clear()
+
+
+class DrawsOfTheCPU(TorchDispatchMode):
+    """Random numbers of a GPU are others; here it gets the CPU's."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func not in DRAWS:
+            return func(*args, **kwargs)
+        like, given = tree_map_only(Tensor, lambda x: x.cpu(), (args, kwargs))
+        device = kwargs.get("device") or next((x.device for x in args if isinstance(x, Tensor)), "cpu")
+        return func(*like, **given | {"device": torch.device("cpu")}).to(device)
