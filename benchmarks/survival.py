@@ -46,6 +46,7 @@ LESS: dict[str, dict[str, Any]] = {
     "untold": {"dream.told": False},
     "ungated": {"gate": False},
     "unselected": {"select": False},
+    "fresh": {"dream.go_on": 0.0},
     "whole": {},
 }
 TITLES = {
@@ -53,6 +54,7 @@ TITLES = {
     "untold": "what-ifs untold",
     "ungated": "no trust gate",
     "unselected": "no selection",
+    "fresh": "no dreams that go on",
 }
 
 
