@@ -12,7 +12,7 @@ from configs import UserError, from_dict
 from worldmodel import checkpoint
 from worldmodel.context import ContextSpec
 from worldmodel.evaluation import OpenLoop, open_loop
-from worldmodel.loss import transition_loss, world_model_loss
+from worldmodel.loss import ensemble_loss, transition_loss, world_model_loss
 from worldmodel.model import ModelConfig, Spaces, WorldModel
 from worldmodel.optim import LaProp, SafeStep
 from worldmodel.replay import Replay
@@ -39,6 +39,8 @@ class TrainerConfig:
     # From `decay_from` on it learns from its own predictions, so many steps ahead. With 6 rollouts stay true longer,
     # but policies dreamt in them did worse (docs/results.md).
     transition_ahead: int = 1
+    ensemble: int = 5  # members that judge the transition, or 0
+    ensemble_batch: int = 256  # transitions for each member in every update
 
 
 def split_episodes(reader: LogReader) -> tuple[list[int], list[int]]:
@@ -77,6 +79,7 @@ class Trainer:
         self.model = WorldModel(model_config, spaces, context)
         self._take(context)
         self.model.set_statistics(self.replay.statistics())
+        self.model.add_ensemble(config.ensemble)
         self._optimise()
         self.rng = np.random.default_rng(seed)
         self.steps = 0
@@ -94,26 +97,31 @@ class Trainer:
         self.held_out = Replay(self.reader, context, held_out)
 
     def _optimise(self) -> None:
-        config, own = self.config, set(self.model.transition.parameters() if self.model.transition else ())
-        self.optimizer = LaProp([p for p in self.model.parameters() if p not in own], config.lr, config.warmup)
+        config, model = self.config, self.model
+        apart = [part for part in (model.transition, model.ensemble) if part]
+        own = {p for part in apart for p in part.parameters()}
+        self.optimizer = LaProp([p for p in model.parameters() if p not in own], config.lr, config.warmup)
         self.safe_step = SafeStep(self.optimizer)
-        self.transition_step = None
-        if self.model.transition:
-            law = LaProp(self.model.transition.parameters(), config.transition_lr, config.warmup)
-            self.transition_step = SafeStep(law)
+        self.transition_step, self.ensemble_step = (
+            SafeStep(LaProp(part.parameters(), config.transition_lr, config.warmup)) if part else None
+            for part in (model.transition, model.ensemble)
+        )
 
     def _optimizers(self) -> list[LaProp]:
-        return [self.optimizer, *([self.transition_step.optimizer] if self.transition_step else [])]
+        apart = [step.optimizer for step in (self.transition_step, self.ensemble_step) if step]
+        return [self.optimizer, *apart]
 
     def update(self, progress: float = 0.0) -> dict[str, float]:
         """One training step; `progress` is the share of the budget that is spent (it sets the learning rate)."""
         batch = self.replay.sample(self.config.batch, self.config.length, self.rng)
         spent = max(0.0, (progress - self.config.decay_from) / (1 - self.config.decay_from))
-        for optimizer, lr in zip(self._optimizers(), (self.config.lr, self.config.transition_lr), strict=False):
+        own = self.config.transition_lr
+        for optimizer, lr in zip(self._optimizers(), (self.config.lr, own, own), strict=False):
             for group in optimizer.param_groups:
                 group["lr"] = lr * self.caution * 0.1 ** min(1.0, spent)
         self.model.train().requires_grad_(True)
         law, finite = self._learn_transition(ahead=self.config.transition_ahead if spent else 1)
+        law |= self.learn_ensemble()
         loss, parts, _ = world_model_loss(self.model, batch)
         finite = self.safe_step(loss) and finite
         self.skipped += not finite
@@ -143,6 +151,17 @@ class Trainer:
             self.transition_step(losses[-1])
         mean = {"transition": torch.stack(losses).mean().detach()} if losses else {}
         return mean, self.transition_step.skipped - skipped < max(1, len(losses))
+
+    def learn_ensemble(self) -> dict[str, torch.Tensor]:
+        """One step of every member, on transitions of its own; the rest learns the same with it and without it."""
+        if self.ensemble_step is None or self.model.ensemble is None:
+            return {}
+        rows = self.model.ensemble.members * self.config.ensemble_batch
+        windows = self.replay.sample(rows, 2, np.random.default_rng([rows, self.steps]), plain=True)
+        with torch.random.fork_rng(devices=[]):
+            loss = ensemble_loss(self.model, windows)
+        self.ensemble_step(loss)
+        return {"ensemble": loss.detach()}
 
     def _go_back(self) -> None:
         if self._good_state is None:
@@ -183,6 +202,7 @@ class Trainer:
             "model": asdict(model.config),
             "spaces": asdict(model.spaces),
             "context": asdict(model.context),
+            "ensemble": model.ensemble.members if model.ensemble else 0,
             "trainer": asdict(self.config),
             "steps": self.steps,
             "control_hz": self.reader.schema.get("control_hz"),
@@ -226,8 +246,10 @@ class Trainer:
                 )
         if theirs != self.model.context:
             self._take(theirs)
-        self.model.load_state_dict(state["model"])
-        for optimizer, saved in zip(self._optimizers(), state["optimizers"], strict=True):
+        judged = meta.get("ensemble", 0) == mine["ensemble"]  # or else by others or none: this trainer's begin anew
+        self.model.load_state_dict(state["model"] if judged else self._with_own_ensemble(state["model"]))
+        ours = self._optimizers() if judged else self._optimizers()[: 1 + bool(self.model.transition)]
+        for optimizer, saved in zip(ours, state["optimizers"][: len(ours)], strict=True):
             optimizer.load_state_dict(saved)
         torch.set_rng_state(state["torch_random"])
         self.rng.bit_generator.state = state["numpy_random"]
@@ -235,10 +257,17 @@ class Trainer:
         self.trouble = list(dict.fromkeys([*state["trouble"], *self.trouble]))  # the logs may have grown
         self.steps = steps
         # Checkpoints of 0.1 hold neither.
-        self._good_state = state.get("good_state", _copy(self.model))
+        good = state.get("good_state")
+        self._good_state = _copy(self.model) if good is None else good if judged else self._with_own_ensemble(good)
         self.skipped, self._skipped_in_a_row = state.get("skipped", (0, 0))
         if (newest := checkpoint.newest_step(folder, NAME)) > steps:
             self.trouble.append(f"the checkpoint of step {newest} is damaged; went on from the one of step {steps}")
+
+
+    def _with_own_ensemble(self, state: dict[str, Any]) -> dict[str, Any]:
+        own, others = ({k: v for k, v in s.items() if k.startswith("ensemble.") == mine}
+                       for s, mine in ((_copy(self.model), True), (state, False)))
+        return others | own
 
 
 def _spiky_channels(reader: LogReader) -> list[str]:
@@ -254,7 +283,9 @@ def _spiky_channels(reader: LogReader) -> list[str]:
 def build_model(meta: dict[str, Any]) -> WorldModel:
     """An untrained world model of the shape that a checkpoint's meta data state."""
     context = ContextSpec(**{k: tuple(v) for k, v in meta["context"].items()})
-    return WorldModel(from_dict(ModelConfig, meta["model"], "checkpoint"), Spaces(**meta["spaces"]), context)
+    model = WorldModel(from_dict(ModelConfig, meta["model"], "checkpoint"), Spaces(**meta["spaces"]), context)
+    model.add_ensemble(meta.get("ensemble", 0))
+    return model
 
 
 def load_model(folder: Path) -> tuple[WorldModel, dict[str, Any]]:
