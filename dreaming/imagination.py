@@ -57,6 +57,7 @@ class Rollout:
     reward: Tensor  # (N, H) on arriving
     continuation: Tensor  # (N, H) probability of not having terminated on arriving
     physics: DreamPhysics
+    inputs: Tensor  # (N, H, A + 2C) to the world: what reached the motors, and the dreamt physics
 
 
 @torch.no_grad()
@@ -113,6 +114,7 @@ def imagine(
     queue = starts.recent
     context = physics.context
     worlds, estimates, observations, views, actions = [world], [agent.estimate], [starts.vector], [seen], []
+    inputs = []
     for t in range(horizon):
         if commands is None:
             choice = actor(model.scale(seen), estimates[-1], explore=not mode)
@@ -134,6 +136,7 @@ def imagine(
         observations.append(observation)
         views.append(seen)
         actions.append(action)
+        inputs.append(world_input)
     stacked = _stack(worlds)
     arrived = stacked.at(slice(None), slice(1, None))
     return Rollout(
@@ -145,6 +148,7 @@ def imagine(
         reward=model.predict_reward(arrived),
         continuation=model.predict_continuation(arrived),
         physics=physics,
+        inputs=torch.stack(inputs, 1),
     )
 
 

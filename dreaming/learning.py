@@ -13,6 +13,7 @@ from dreaming.agent import Agent, View
 from dreaming.imagination import MAX_LATENCY, DreamPhysics, Starts, imagine, starts_from
 from dreaming.imitation import good_episodes, imitation_loss
 from dreaming.scenario import Scenario
+from dreaming.trust import TrustConfig, weighed
 from envs.physics import Physics
 from worldmodel.context import PUSH
 from worldmodel.model import WorldModel
@@ -31,6 +32,7 @@ class DreamConfig:
     length: int = 16
     logged_share: float = 0.5  # of the dreams stay under the physics that the log had
     demonstrations: float = 1.0  # share of the logs, best first, that is cloned
+    trust: TrustConfig = field(default_factory=TrustConfig)
 
 
 def dream_physics(
@@ -74,6 +76,8 @@ class DreamLearner:
         config: DreamConfig,
         seed: int = 0,
     ) -> None:
+        if config.trust.acts:
+            config.trust.calibration_of(model)
         # Gradients run through the model, and stop short of its weights.
         self.model, self.replay, self.task, self.nominal = model.eval().requires_grad_(False), replay, task, nominal
         self.scenarios, self.control_hz, self.config = list(scenarios), control_hz, config
@@ -164,14 +168,15 @@ class DreamLearner:
         critic_only = self.updates < a.critic_first
         with torch.set_grad_enabled(a.gradient == "dynamics" and not critic_only):
             rollout = imagine(self.model, learner.actor, starts, prepared, c.horizon, noisy=True)
+            weighted, counted, trust = weighed(c.trust, self.model, rollout)
         self._notice(names, rollout.reward)
-        loss, metrics = learner.losses(self.model, rollout, critic_only)
+        loss, metrics = learner.losses(self.model, weighted, critic_only, counted)
         learner.step(loss)
         learner.follow()
-        self.imagined_steps += c.dreams * c.horizon
+        self.imagined_steps += c.dreams * c.horizon if counted is None else int(counted.sum())
         self.updates += 1
         costs = {f"cost_of_{name}": value for name, value in self.cost.items()}
-        return {name: float(value) for name, value in metrics.items()} | costs
+        return {name: float(value) for name, value in (metrics | trust).items()} | costs
 
     def state_dict(self) -> dict[str, Any]:
         return {

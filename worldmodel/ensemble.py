@@ -57,4 +57,5 @@ class Ensemble(nn.Module):
         """
         flat = (x.reshape(1, -1, x.shape[-1]) for x in (before, inputs))
         change, _ = self(*flat)
-        return change.std(0).reshape(before.shape)
+        # Not `std`, whose gradient is not finite where all agree.
+        return (change.var(0) + 1e-12).sqrt().reshape(before.shape)

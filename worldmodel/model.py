@@ -13,6 +13,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from worldmodel.calibration import Calibration
 from worldmodel.context import ContextSpec
 from worldmodel.distributions import symexp, symlog, twohot_bins, twohot_mean
 from worldmodel.ensemble import Ensemble
@@ -142,6 +143,7 @@ class WorldModel(nn.Module):
         self.register_buffer("step_std", torch.ones(spaces.vector))  # of the change in a step, in shares of `std`
         self.register_buffer("bins", twohot_bins())
         self.ensemble: Ensemble | None = None
+        self.calibration: Calibration | None = None
 
     def add_ensemble(self, members: int) -> None:
         """Gives the model judges of its transition, untrained; none without a transition, or of 0 members."""

@@ -10,6 +10,7 @@ import torch
 
 from configs import UserError, from_dict
 from worldmodel import checkpoint
+from worldmodel.calibration import Calibration, calibrate
 from worldmodel.context import ContextSpec
 from worldmodel.evaluation import OpenLoop, open_loop
 from worldmodel.loss import ensemble_loss, transition_loss, world_model_loss
@@ -154,6 +155,7 @@ class Trainer:
 
     def learn_ensemble(self) -> dict[str, torch.Tensor]:
         """One step of every member, on transitions of its own; the rest learns the same with it and without it."""
+        self.model.calibration = None  # it was of the weights so far
         if self.ensemble_step is None or self.model.ensemble is None:
             return {}
         rows = self.model.ensemble.members * self.config.ensemble_batch
@@ -193,6 +195,15 @@ class Trainer:
             self.trouble.append(note)
         return result
 
+    def calibrate(self, coverage: float = 0.9, tolerance: float = 1.0) -> Calibration:
+        """Bounds on the errors of the model as it is now; kept and saved with it, and forgotten when it learns on.
+
+        Raises:
+            UserError: no ensemble, or too few held-out episodes.
+        """
+        self.model.calibration = calibrate(self.model, self.replay, self.held_out, coverage, tolerance)
+        return self.model.calibration
+
     # -- saving -------------------------------------------------------------------------------------------------------
 
     def meta(self) -> dict[str, Any]:
@@ -203,6 +214,7 @@ class Trainer:
             "spaces": asdict(model.spaces),
             "context": asdict(model.context),
             "ensemble": model.ensemble.members if model.ensemble else 0,
+            "calibration": asdict(model.calibration) if model.calibration else None,
             "trainer": asdict(self.config),
             "steps": self.steps,
             "control_hz": self.reader.schema.get("control_hz"),
@@ -248,6 +260,7 @@ class Trainer:
             self._take(theirs)
         judged = meta.get("ensemble", 0) == mine["ensemble"]  # or else by others or none: this trainer's begin anew
         self.model.load_state_dict(state["model"] if judged else self._with_own_ensemble(state["model"]))
+        self.model.calibration = _calibration(meta) if judged else None
         ours = self._optimizers() if judged else self._optimizers()[: 1 + bool(self.model.transition)]
         for optimizer, saved in zip(ours, state["optimizers"][: len(ours)], strict=True):
             optimizer.load_state_dict(saved)
@@ -284,8 +297,14 @@ def build_model(meta: dict[str, Any]) -> WorldModel:
     """An untrained world model of the shape that a checkpoint's meta data state."""
     context = ContextSpec(**{k: tuple(v) for k, v in meta["context"].items()})
     model = WorldModel(from_dict(ModelConfig, meta["model"], "checkpoint"), Spaces(**meta["spaces"]), context)
-    model.add_ensemble(meta.get("ensemble", 0))
+    model.add_ensemble(meta.get("ensemble", 0))  # a checkpoint of 0.1 has neither
+    model.calibration = _calibration(meta)
     return model
+
+
+def _calibration(meta: dict[str, Any]) -> Calibration | None:
+    made = meta.get("calibration")
+    return from_dict(Calibration, made, "checkpoint") if made else None
 
 
 def load_model(folder: Path) -> tuple[WorldModel, dict[str, Any]]:

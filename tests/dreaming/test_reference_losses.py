@@ -77,7 +77,8 @@ def rollout_of(recording: Recording) -> Rollout:
     physics = DreamPhysics(nothing, nothing, torch.ones(n), torch.zeros(n).long(), torch.zeros(n), nothing, None)
     world = Belief(*feat.split([64, FEAT - 64], -1), torch.zeros(n, steps, 0))
     estimate = torch.zeros(n, steps, 0)
-    return Rollout(world, estimate, feat, feat, action[:, :-1], reward[:, 1:], continuation[:, 1:], physics)
+    told = action[:, :-1]  # to a world without context
+    return Rollout(world, estimate, feat, feat, told, reward[:, 1:], continuation[:, 1:], physics, told)
 
 
 def test_policy_critic_and_lambda_return_agree(recording, model):
