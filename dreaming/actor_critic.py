@@ -57,6 +57,11 @@ def lambda_return(reward: Tensor, continuation: Tensor, value: Tensor, discount:
     return torch.stack(returns[::-1], 1)
 
 
+def cut(lam: float, counted: Tensor) -> Tensor:
+    """(N, H) for `lambda_return`: returns go on into the next step where that counts (N, H)."""
+    return lam * torch.cat([counted[:, 1:], counted[:, -1:]], 1)
+
+
 class ReturnScale(nn.Module):
     """Running range between the 5th and the 95th percentile of returns, never below 1: small ones are not blown up."""
 
@@ -129,8 +134,7 @@ class ActorCritic(nn.Module):
                 critic's value stands for them. All count unless told otherwise.
         """
         c = self.config
-        # A step's return goes on into the next one if that counts.
-        lam = c.lam if counted is None else c.lam * torch.cat([counted[:, 1:], counted[:, -1:]], 1)
+        lam = c.lam if counted is None else cut(c.lam, counted)
         feat = self.critic_input(rollout)
         logits = self.critic(feat.detach())
         slow_value = twohot_mean(self.slow_critic(feat), self.bins)  # its own weights take no gradient

@@ -81,7 +81,7 @@ class Trainer:
         self._take(context)
         self.model.set_statistics(self.replay.statistics())
         self.model.add_ensemble(config.ensemble)
-        self._optimise()
+        self.optimise()
         self.rng = np.random.default_rng(seed)
         self.steps = 0
         self.caution = 1.0  # factor on the learning rate, lowered when losses were not finite
@@ -97,7 +97,8 @@ class Trainer:
         self.replay = Replay(self.reader, context, train, self.config.terminal_share)
         self.held_out = Replay(self.reader, context, held_out)
 
-    def _optimise(self) -> None:
+    def optimise(self) -> None:
+        """Fresh optimisers of the model's parts as they are now."""
         config, model = self.config, self.model
         apart = [part for part in (model.transition, model.ensemble) if part]
         own = {p for part in apart for p in part.parameters()}
@@ -115,14 +116,11 @@ class Trainer:
     def update(self, progress: float = 0.0) -> dict[str, float]:
         """One training step; `progress` is the share of the budget that is spent (it sets the learning rate)."""
         batch = self.replay.sample(self.config.batch, self.config.length, self.rng)
-        spent = max(0.0, (progress - self.config.decay_from) / (1 - self.config.decay_from))
-        own = self.config.transition_lr
-        for optimizer, lr in zip(self._optimizers(), (self.config.lr, own, own), strict=False):
-            for group in optimizer.param_groups:
-                group["lr"] = lr * self.caution * 0.1 ** min(1.0, spent)
+        self._set_rates(progress)
+        spent = progress > self.config.decay_from
         self.model.train().requires_grad_(True)
         law, finite = self._learn_transition(ahead=self.config.transition_ahead if spent else 1)
-        law |= self.learn_ensemble()
+        law |= self._learn_ensemble()
         loss, parts, _ = world_model_loss(self.model, batch)
         finite = self.safe_step(loss) and finite
         self.skipped += not finite
@@ -153,7 +151,20 @@ class Trainer:
         mean = {"transition": torch.stack(losses).mean().detach()} if losses else {}
         return mean, self.transition_step.skipped - skipped < max(1, len(losses))
 
-    def learn_ensemble(self) -> dict[str, torch.Tensor]:
+    def learn_ensemble(self, progress: float = 0.0) -> dict[str, float]:
+        """An update of the ensemble alone: of a world model that has none yet, or whose logs have grown."""
+        self._set_rates(progress)
+        self.model.train().requires_grad_(True)
+        return {name: float(value) for name, value in self._learn_ensemble().items()}
+
+    def _set_rates(self, progress: float) -> None:
+        spent = max(0.0, (progress - self.config.decay_from) / (1 - self.config.decay_from))
+        own = self.config.transition_lr
+        for optimizer, lr in zip(self._optimizers(), (self.config.lr, own, own), strict=False):
+            for group in optimizer.param_groups:
+                group["lr"] = lr * self.caution * 0.1 ** min(1.0, spent)
+
+    def _learn_ensemble(self) -> dict[str, torch.Tensor]:
         """One step of every member, on transitions of its own; the rest learns the same with it and without it."""
         self.model.calibration = None  # it was of the weights so far
         if self.ensemble_step is None or self.model.ensemble is None:
@@ -173,7 +184,7 @@ class Trainer:
             )
         self.model.load_state_dict(self._good_state)
         self.caution /= 3
-        self._optimise()
+        self.optimise()
         self._skipped_in_a_row = 0
         self.trouble.append(
             f"step {self.steps}: losses were not finite; went back to the last good state at a third of the rate"
