@@ -58,6 +58,11 @@ def lambda_return(reward: Tensor, continuation: Tensor, value: Tensor, discount:
     return torch.stack(returns[::-1], 1)
 
 
+def cut(lam: float, counted: Tensor) -> Tensor:
+    """(N, H) for `lambda_return`: returns go on into the next step where that counts (N, H)."""
+    return lam * torch.cat([counted[:, 1:], counted[:, -1:]], 1)
+
+
 class ReturnScale(nn.Module):
     """Running range between the 5th and the 95th percentile of returns, never below 1: small ones are not blown up."""
 
@@ -73,6 +78,8 @@ class ReturnScale(nn.Module):
 
     @torch.no_grad()
     def update(self, returns: Tensor) -> Tensor:
+        if not returns.numel():
+            return (self.high - self.low).clamp(min=1.0)
         low, high = torch.quantile(returns.flatten()[:100_000], returns.new_tensor([0.05, 0.95]))
         if not torch.isfinite(low + high):
             # Such a step is refused; a range that took it in would have all later ones refused as well.
@@ -123,20 +130,28 @@ class ActorCritic(nn.Module):
         return torch.cat([feat, pairs.expand(-1, feat.shape[1], -1)], -1)
 
     def losses(
-        self, model: WorldModel, rollout: Rollout, critic_only: bool = False
+        self, model: WorldModel, rollout: Rollout, critic_only: bool = False, counted: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Actor and critic loss on dreams that were imagined with gradients (`dynamics`) or without (`reinforce`)."""
+        """Actor and critic loss on dreams that were imagined with gradients (`dynamics`) or without (`reinforce`).
+
+        Args:
+            counted: (N, H) bool, true up to each dream's trust horizon: steps after it neither pay nor teach, and the
+                critic's value stands for them. All count unless told otherwise.
+        """
         c = self.config
+        lam = c.lam if counted is None else cut(c.lam, counted)
         feat = self.critic_input(rollout)
         logits = self.critic(feat.detach())
         slow_value = twohot_mean(self.slow_critic(feat), self.bins)  # its own weights take no gradient
         with torch.no_grad():
             value = twohot_mean(logits, self.bins)
-            targets = lambda_return(rollout.reward, rollout.continuation, value, c.discount, c.lam)
-            scale = self.scale.update(targets)
+            targets = lambda_return(rollout.reward, rollout.continuation, value, c.discount, lam)
+            scale = self.scale.update(targets if counted is None else targets[counted])
             ones = torch.ones_like(targets[:, :1])
             # A state counts as much as it is likely that the dream got there.
             weight = torch.cumprod(torch.cat([ones, c.discount * rollout.continuation[:, :-1]], 1), 1)
+            if counted is not None:
+                weight = weight * counted
         fit = sum(twohot_loss(logits[:, :-1], t, self.bins) for t in (targets, slow_value[:, :-1]))
         critic_loss = (weight * fit).mean()
         metrics = {
@@ -153,10 +168,14 @@ class ActorCritic(nn.Module):
         entropy = choice.entropy_estimate()
         if c.gradient == "dynamics":
             # The whole way of a dream hangs on its first state's return.
-            gain = lambda_return(rollout.reward, rollout.continuation, slow_value, c.discount, c.lam)[:, :1] / scale
+            gain = lambda_return(rollout.reward, rollout.continuation, slow_value, c.discount, lam)[:, :1] / scale
+            if counted is not None:
+                gain = gain * counted[:, :1]
         else:
             gain = weight * choice.log_prob(rollout.action.detach()) * (targets - value[:, :-1]) / scale
         alike = choice.log_prob(self.clone(scaled, estimate).sample().detach())
+        if counted is not None:
+            alike = alike * counted * (counted.numel() / counted.sum().clamp(min=1))
         actor_loss = -gain.mean() - (weight * c.entropy * entropy).mean() - c.pull * alike.mean()
         metrics |= {"actor_entropy": entropy.mean(), "clone_log_prob": alike.mean()}
         return actor_loss + critic_loss, {k: v.detach() for k, v in metrics.items()}

@@ -22,7 +22,7 @@ class Comparison:
         self.length = np.array([dream.horizon for dream in dreams])
         self.steps = np.array([truth.steps for truth in truths])
         self.fell = np.array([truth.fell for truth in truths])
-        trusted = [getattr(dream, "trust_horizon", None) for dream in dreams]
+        trusted = [dream.trust_horizon for dream in dreams]
         # A trust that reaches beyond a dream's end says no more than the dream does; 0: nothing is said.
         self.trusted_for = np.minimum(self.length, [0 if steps is None else steps for steps in trusted])
         start = np.stack([truth.observation[0] for truth in truths]).astype(np.float64)  # (N, D)

@@ -151,7 +151,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         age = torch.as_tensor(self._age)
         push = self._physics.push[torch.arange(self.num_envs), age]
         with self._own_random():
-            moment = dream_step(self.model, moment, command, self._physics.at(age), push, self.noisy)
+            moment, _ = dream_step(self.model, moment, command, self._physics.at(age), push, self.noisy)
             reward = self.model.predict_reward(moment.world).numpy()
             continuation = self.model.predict_continuation(moment.world).numpy()
         self._moment = moment

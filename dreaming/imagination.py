@@ -95,6 +95,7 @@ class Rollout:
     continuation: Tensor  # (N, H) probability of not having terminated on arriving
     physics: DreamPhysics
     end: Starts  # where a further dream would go on
+    inputs: Tensor  # (N, H, A + 2C) to the world: what reached the motors, and the dreamt physics
 
 
 @torch.no_grad()
@@ -156,8 +157,12 @@ def effective_action(commands: Tensor, physics: DreamPhysics) -> Tensor:
 
 def dream_step(
     model: WorldModel, moment: Moment, command: Tensor, physics: DreamPhysics, push: Tensor, noisy: bool
-) -> Moment:
-    """The world's part of a step, under commands (N, A) in [-1, 1] and this step's pushes (N,), scaled."""
+) -> tuple[Moment, Tensor]:
+    """The world's part of a step, under commands (N, A) in [-1, 1] and this step's pushes (N,), scaled.
+
+    Returns:
+        What the dreams come to, and the inputs (N, A + 2C) that the world was given.
+    """
     recent = torch.cat([moment.recent[:, 1:], command.unsqueeze(1)], 1)
     context = physics.context
     if physics.push_column is not None:
@@ -167,7 +172,7 @@ def dream_step(
     world = model.imagine_step(moment.world, world_input, noisy=noisy)
     observation = model.decode(world)
     seen = observation + physics.noise.unsqueeze(-1) * torch.randn_like(observation)
-    return Moment(world, recent, observation, seen)
+    return Moment(world, recent, observation, seen), world_input
 
 
 def imagine(
@@ -189,7 +194,7 @@ def imagine(
     """
     moments, actions = [Moment.first(starts)], []
     agent = Filter(model, actor.view, starts.agent)
-    estimates = [agent.estimate]
+    estimates, inputs = [agent.estimate], []
     for t in range(horizon):
         if commands is None:
             choice = actor(model.scale(moments[-1].seen), estimates[-1], explore=not mode)
@@ -197,7 +202,9 @@ def imagine(
         else:
             action = commands[:, t]
         command = action.clamp(-1, 1)
-        moments.append(dream_step(model, moments[-1], command, physics.at(t), physics.push[:, t], noisy))
+        moment, given = dream_step(model, moments[-1], command, physics.at(t), physics.push[:, t], noisy)
+        moments.append(moment)
+        inputs.append(given)
         agent.step(moments[-1].seen, None, command)
         estimates.append(agent.estimate)
         actions.append(action)
@@ -220,6 +227,7 @@ def imagine(
             episode=starts.episode,
             step=starts.step + horizon,
         ),
+        inputs=torch.stack(inputs, 1),
     )
 
 

@@ -14,6 +14,7 @@ from dreaming.imagination import MAX_LATENCY, DreamPhysics, Starts, draw_starts,
 from dreaming.imitation import good_episodes, imitation_loss
 from dreaming.ongoing import Dreams, going_on
 from dreaming.scenario import Scenario
+from dreaming.trust import TrustConfig, weighed
 from envs.physics import Physics
 from worldmodel.context import PUSH
 from worldmodel.device import device_of, random_state, set_random_state
@@ -36,6 +37,7 @@ class DreamConfig:
     go_on: float = 0.5  # share of the dreams that begin where one of the last ones ended
     longest: int = 160  # steps that a dream is followed in all, from the logs
     told: bool = True  # the world that is dreamt knows its physics; else it goes by its memory of the log
+    trust: TrustConfig = field(default_factory=TrustConfig)
 
 
 def dream_physics(
@@ -88,6 +90,8 @@ class DreamLearner:
         config: DreamConfig,
         seed: int = 0,
     ) -> None:
+        if config.trust.acts:
+            config.trust.calibration_of(model)
         # Gradients run through the model, and stop short of its weights.
         self.model, self.replay, self.task, self.nominal = model.eval().requires_grad_(False), replay, task, nominal
         self.scenarios, self.control_hz, self.config = list(scenarios), control_hz, config
@@ -182,15 +186,16 @@ class DreamLearner:
         critic_only = self.updates < a.critic_first
         with torch.set_grad_enabled(a.gradient == "dynamics" and not critic_only):
             rollout = imagine(self.model, learner.actor, dreams.starts, prepared, c.horizon, noisy=True)
+            weighted, counted, trust = weighed(c.trust, self.model, rollout)
         self._notice(dreams.names, rollout.reward)
-        self.ongoing = going_on(dreams, rollout, round(c.go_on * c.dreams), c.longest, self.rng)
-        loss, metrics = learner.losses(self.model, rollout, critic_only)
+        self.ongoing = going_on(dreams, rollout, counted, round(c.go_on * c.dreams), c.longest, self.rng)
+        loss, metrics = learner.losses(self.model, weighted, critic_only, counted)
         learner.step(loss)
         learner.follow()
-        self.imagined_steps += c.dreams * c.horizon
+        self.imagined_steps += c.dreams * c.horizon if counted is None else int(counted.sum())
         self.updates += 1
         costs = {f"cost_of_{name}": value for name, value in self.cost.items()}
-        return {name: float(value) for name, value in metrics.items()} | costs
+        return {name: float(value) for name, value in (metrics | trust).items()} | costs
 
     def state_dict(self) -> dict[str, Any]:
         return {

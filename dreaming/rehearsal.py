@@ -8,6 +8,7 @@ from dreaming.audit import Dream
 from dreaming.imagination import imagine, starts_from
 from dreaming.learning import dream_physics
 from dreaming.scenario import Scenario
+from dreaming.trust import stated
 from envs.physics import Physics
 from worldmodel.device import random_kept, seeded, set_random_state
 from worldmodel.model import WorldModel
@@ -51,6 +52,7 @@ def rehearse(
             physics = scenario.sample(task, rng, logged, None if from_start else step / control_hz)
             prepared = dream_physics(model, [physics], np.array([step]), horizon, control_hz)
             rollout = imagine(model, actor, starts, prepared, horizon)
+            world = rollout.world
             dreams.append(
                 Dream(
                     episode=episode,
@@ -61,8 +63,8 @@ def rehearse(
                     observation=rollout.observation[0].cpu().numpy(),
                     reward=rollout.reward[0].cpu().numpy(),
                     continuation=rollout.continuation[0].cpu().numpy(),
-                    uncertainty=None,
                     changes=physics.changes,
+                    **stated(model, world.at(slice(None), 0), world.at(slice(None), slice(1, None)), rollout.inputs),
                 )
             )
     return dreams
@@ -90,7 +92,8 @@ def replayed_logs(
                 past = step + 1 - first
                 image = None if batch.image is None else batch.image[:, :past]
                 beliefs, *_ = model.filter(batch.vector[:, :past], image, inputs[:, :past], batch.is_first[:, :past])
-                imagined = model.imagine(beliefs.at(slice(None), -1), inputs[:, past:])
+                start = beliefs.at(slice(None), -1)
+                imagined = model.imagine(start, inputs[:, past:])
                 observation = torch.cat([batch.vector[:, past - 1 : past], model.decode(imagined)], 1)
                 dreams.append(
                     Dream(
@@ -102,7 +105,7 @@ def replayed_logs(
                         observation=observation[0].cpu().numpy(),
                         reward=model.predict_reward(imagined)[0].cpu().numpy(),
                         continuation=model.predict_continuation(imagined)[0].cpu().numpy(),
-                        uncertainty=None,
+                        **stated(model, start, imagined, inputs[:, past:]),
                     )
                 )
     return dreams

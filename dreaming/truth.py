@@ -55,7 +55,10 @@ class Dream:
     observation: np.ndarray  # (H + 1, D); row 0 is the logged start
     reward: np.ndarray  # (H,) on arriving
     continuation: np.ndarray  # (H,) in [0, 1], of going on after arriving
-    uncertainty: np.ndarray | None = None  # (H,)
+    # (H,) what bounds the error, a root mean square over channels in their standard deviations, and the step up to
+    # which it does so with the coverage stated; of a calibrated world model alone.
+    uncertainty: np.ndarray | None = None
+    trust_horizon: int | None = None
     changes: tuple[Change, ...] = ()  # of the physics on the way, by the episode's clock
 
     @property

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from worldmodel.distributions import bernoulli_loss, symlog, twohot_loss
@@ -59,6 +60,25 @@ def transition_loss(model: WorldModel, batch: Batch) -> Tensor:
         total = total + (loss * counted).mean()
     paid = twohot_loss(model.transition.reward(scaled[:, 1]), batch.reward[:, 1], model.bins) * ~batch.is_first[:, 1]
     return total + paid.mean()
+
+
+def ensemble_loss(model: WorldModel, batch: Batch) -> Tensor:
+    """The members' losses (scalar, their sum) on windows (K * B, 2) of rows, B to each of the K.
+
+    Each is the transition's on a single step, its likelihood.
+    """
+    if model.ensemble is None:
+        raise ValueError("this world model has no ensemble to train; add_ensemble gives it one")
+    inputs = model.inputs(batch, torch.zeros_like(batch.labelled))[:, 1]
+    scaled = model.scale(batch.vector)
+    counted = model.is_told(inputs).squeeze(-1) * ~batch.is_first[:, 1]
+    before, target = disturbed(scaled[:, 0], model.step_std, model.config.carry_noise), scaled[:, 1]
+    before, target, inputs, counted = (
+        rearrange(x, "(k b) ... -> k b ...", k=model.ensemble.members) for x in (before, target, inputs, counted)
+    )
+    change, log_std = model.ensemble(before, inputs)
+    each = vector_loss(model, before + model.step_std * change, model.floored(log_std), target)
+    return (each * counted).mean(1).sum()
 
 
 def world_model_loss(model: WorldModel, batch: Batch) -> Losses:

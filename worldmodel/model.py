@@ -13,8 +13,10 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from worldmodel.calibration import Calibration
 from worldmodel.context import ContextSpec
 from worldmodel.distributions import symexp, symlog, twohot_bins, twohot_mean
+from worldmodel.ensemble import Ensemble
 from worldmodel.nets import MLP, Head, ImageDecoder, ImageEncoder, Linear
 from worldmodel.replay import Batch, Statistics
 from worldmodel.rssm import RSSM, RSSMConfig, State
@@ -146,6 +148,15 @@ class WorldModel(nn.Module):
         self.register_buffer("std", torch.ones(spaces.vector))
         self.register_buffer("step_std", torch.ones(spaces.vector))  # of the change in a step, in shares of `std`
         self.register_buffer("bins", twohot_bins())
+        self.ensemble: Ensemble | None = None
+        self.calibration: Calibration | None = None
+
+    def add_ensemble(self, members: int) -> None:
+        """Gives the model judges of its transition, untrained; none without a transition, or of 0 members."""
+        self.ensemble = None
+        if members and self.transition is not None:
+            with torch.random.fork_rng(devices=[]):  # all else comes out the same with and without them
+                self.ensemble = Ensemble(members, self.spaces.vector, self.spaces.action, len(self.context))
 
     # -- observations -------------------------------------------------------------------------------------------------
 

@@ -10,10 +10,11 @@ import torch
 
 from configs import UserError, from_dict
 from worldmodel import checkpoint
+from worldmodel.calibration import Calibration, calibrate
 from worldmodel.context import ContextSpec
 from worldmodel.device import CPU, random_state, set_random_state
 from worldmodel.evaluation import OpenLoop, open_loop
-from worldmodel.loss import transition_loss, world_model_loss
+from worldmodel.loss import ensemble_loss, transition_loss, world_model_loss
 from worldmodel.model import ModelConfig, Spaces, WorldModel
 from worldmodel.nets import compute_in
 from worldmodel.optim import LaProp, SafeStep
@@ -43,6 +44,8 @@ class TrainerConfig:
     transition_ahead: int = 1
     # What factors of the RSSM's products are rounded to, all else staying float32; auto: bfloat16 on a GPU alone.
     compute: Literal["auto", "float32", "bfloat16"] = "auto"
+    ensemble: int = 5  # members that judge the transition, or 0
+    ensemble_batch: int = 256  # transitions for each member in every update
 
 
 def split_episodes(reader: LogReader) -> tuple[list[int], list[int]]:
@@ -88,8 +91,9 @@ class Trainer:
         self.model = WorldModel(model_config, spaces, context)
         self._take(context)
         self.model.set_statistics(self.replay.statistics())
+        self.model.add_ensemble(config.ensemble)
         place(self.model, device, config.compute)
-        self._optimise()
+        self.optimise()
         self.rng = np.random.default_rng(seed)
         self.steps = 0
         self.caution = 1.0  # factor on the learning rate, lowered when losses were not finite
@@ -105,27 +109,30 @@ class Trainer:
         self.replay = Replay(self.reader, context, train, self.config.terminal_share, self.device)
         self.held_out = Replay(self.reader, context, held_out, device=self.device)
 
-    def _optimise(self) -> None:
-        config, own = self.config, set(self.model.transition.parameters() if self.model.transition else ())
-        self.optimizer = LaProp([p for p in self.model.parameters() if p not in own], config.lr, config.warmup)
+    def optimise(self) -> None:
+        """Fresh optimisers of the model's parts as they are now."""
+        config, model = self.config, self.model
+        apart = [part for part in (model.transition, model.ensemble) if part]
+        own = {p for part in apart for p in part.parameters()}
+        self.optimizer = LaProp([p for p in model.parameters() if p not in own], config.lr, config.warmup)
         self.safe_step = SafeStep(self.optimizer)
-        self.transition_step = None
-        if self.model.transition:
-            law = LaProp(self.model.transition.parameters(), config.transition_lr, config.warmup)
-            self.transition_step = SafeStep(law)
+        self.transition_step, self.ensemble_step = (
+            SafeStep(LaProp(part.parameters(), config.transition_lr, config.warmup)) if part else None
+            for part in (model.transition, model.ensemble)
+        )
 
     def _optimizers(self) -> list[LaProp]:
-        return [self.optimizer, *([self.transition_step.optimizer] if self.transition_step else [])]
+        apart = [step.optimizer for step in (self.transition_step, self.ensemble_step) if step]
+        return [self.optimizer, *apart]
 
     def update(self, progress: float = 0.0) -> dict[str, float]:
         """One training step; `progress` is the share of the budget that is spent (it sets the learning rate)."""
         batch = self.replay.sample(self.config.batch, self.config.length, self.rng)
-        spent = max(0.0, (progress - self.config.decay_from) / (1 - self.config.decay_from))
-        for optimizer, lr in zip(self._optimizers(), (self.config.lr, self.config.transition_lr), strict=False):
-            for group in optimizer.param_groups:
-                group["lr"] = lr * self.caution * 0.1 ** min(1.0, spent)
+        self._set_rates(progress)
+        spent = progress > self.config.decay_from
         self.model.train().requires_grad_(True)
         law, finite = self._learn_transition(ahead=self.config.transition_ahead if spent else 1)
+        law |= self._learn_ensemble()
         loss, parts, _ = world_model_loss(self.model, batch)
         finite = self.safe_step(loss) and finite
         self.skipped += not finite
@@ -156,6 +163,31 @@ class Trainer:
         mean = {"transition": torch.stack(losses).mean().detach()} if losses else {}
         return mean, self.transition_step.skipped - skipped < max(1, len(losses))
 
+    def learn_ensemble(self, progress: float = 0.0) -> dict[str, float]:
+        """An update of the ensemble alone: of a world model that has none yet, or whose logs have grown."""
+        self._set_rates(progress)
+        self.model.train().requires_grad_(True)
+        return {name: float(value) for name, value in self._learn_ensemble().items()}
+
+    def _set_rates(self, progress: float) -> None:
+        spent = max(0.0, (progress - self.config.decay_from) / (1 - self.config.decay_from))
+        own = self.config.transition_lr
+        for optimizer, lr in zip(self._optimizers(), (self.config.lr, own, own), strict=False):
+            for group in optimizer.param_groups:
+                group["lr"] = lr * self.caution * 0.1 ** min(1.0, spent)
+
+    def _learn_ensemble(self) -> dict[str, torch.Tensor]:
+        """One step of every member, on transitions of its own; the rest learns the same with it and without it."""
+        self.model.calibration = None  # it was of the weights so far
+        if self.ensemble_step is None or self.model.ensemble is None:
+            return {}
+        rows = self.model.ensemble.members * self.config.ensemble_batch
+        windows = self.replay.sample(rows, 2, np.random.default_rng([rows, self.steps]), plain=True)
+        with torch.random.fork_rng(devices=[]):
+            loss = ensemble_loss(self.model, windows)
+        self.ensemble_step(loss)
+        return {"ensemble": loss.detach()}
+
     def _go_back(self) -> None:
         if self._good_state is None:
             raise UserError(
@@ -164,7 +196,7 @@ class Trainer:
             )
         self.model.load_state_dict(self._good_state)
         self.caution /= 3
-        self._optimise()
+        self.optimise()
         self._skipped_in_a_row = 0
         self.trouble.append(
             f"step {self.steps}: losses were not finite; went back to the last good state at a third of the rate"
@@ -186,6 +218,15 @@ class Trainer:
             self.trouble.append(note)
         return result
 
+    def calibrate(self, coverage: float = 0.9, tolerance: float = 1.0) -> Calibration:
+        """Bounds on the errors of the model as it is now; kept and saved with it, and forgotten when it learns on.
+
+        Raises:
+            UserError: no ensemble, or too few held-out episodes.
+        """
+        self.model.calibration = calibrate(self.model, self.replay, self.held_out, coverage, tolerance)
+        return self.model.calibration
+
     # -- saving -------------------------------------------------------------------------------------------------------
 
     def meta(self) -> dict[str, Any]:
@@ -195,6 +236,8 @@ class Trainer:
             "model": asdict(model.config),
             "spaces": asdict(model.spaces),
             "context": asdict(model.context),
+            "ensemble": model.ensemble.members if model.ensemble else 0,
+            "calibration": asdict(model.calibration) if model.calibration else None,
             "trainer": asdict(self.config),
             "steps": self.steps,
             "control_hz": self.reader.schema.get("control_hz"),
@@ -238,8 +281,11 @@ class Trainer:
                 )
         if theirs != self.model.context:
             self._take(theirs)
-        self.model.load_state_dict(state["model"])
-        for optimizer, saved in zip(self._optimizers(), state["optimizers"], strict=True):
+        judged = meta.get("ensemble", 0) == mine["ensemble"]  # or else by others or none: this trainer's begin anew
+        self.model.load_state_dict(state["model"] if judged else self._with_own_ensemble(state["model"]))
+        self.model.calibration = _calibration(meta) if judged else None
+        ours = self._optimizers() if judged else self._optimizers()[: 1 + bool(self.model.transition)]
+        for optimizer, saved in zip(ours, state["optimizers"][: len(ours)], strict=True):
             optimizer.load_state_dict(saved)
         set_random_state(state, self.device)
         self.rng.bit_generator.state = state["numpy_random"]
@@ -247,10 +293,17 @@ class Trainer:
         self.trouble = list(dict.fromkeys([*state["trouble"], *self.trouble]))  # the logs may have grown
         self.steps = steps
         # Checkpoints of 0.1 hold neither.
-        self._good_state = state.get("good_state", _copy(self.model))
+        good = state.get("good_state")
+        self._good_state = _copy(self.model) if good is None else good if judged else self._with_own_ensemble(good)
         self.skipped, self._skipped_in_a_row = state.get("skipped", (0, 0))
         if (newest := checkpoint.newest_step(folder, NAME)) > steps:
             self.trouble.append(f"the checkpoint of step {newest} is damaged; went on from the one of step {steps}")
+
+
+    def _with_own_ensemble(self, state: dict[str, Any]) -> dict[str, Any]:
+        own, others = ({k: v for k, v in s.items() if k.startswith("ensemble.") == mine}
+                       for s, mine in ((_copy(self.model), True), (state, False)))
+        return others | own
 
 
 def _spiky_channels(reader: LogReader) -> list[str]:
@@ -266,7 +319,15 @@ def _spiky_channels(reader: LogReader) -> list[str]:
 def build_model(meta: dict[str, Any]) -> WorldModel:
     """An untrained world model of the shape that a checkpoint's meta data state."""
     context = ContextSpec(**{k: tuple(v) for k, v in meta["context"].items()})
-    return WorldModel(from_dict(ModelConfig, meta["model"], "checkpoint"), Spaces(**meta["spaces"]), context)
+    model = WorldModel(from_dict(ModelConfig, meta["model"], "checkpoint"), Spaces(**meta["spaces"]), context)
+    model.add_ensemble(meta.get("ensemble", 0))  # a checkpoint of 0.1 has neither
+    model.calibration = _calibration(meta)
+    return model
+
+
+def _calibration(meta: dict[str, Any]) -> Calibration | None:
+    made = meta.get("calibration")
+    return from_dict(Calibration, made, "checkpoint") if made else None
 
 
 def place(model: WorldModel, device: torch.device, compute: Literal["auto", "float32", "bfloat16"] = "auto") -> None:

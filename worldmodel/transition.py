@@ -8,6 +8,28 @@ from worldmodel.distributions import BINS
 from worldmodel.nets import Head, products, products_size
 
 
+def seen(before: Tensor, inputs: Tensor, actions: int, factors: int) -> Tensor:
+    """What a network that takes a step is given: observation, action, their products, and the context's pairs."""
+    action, pairs = inputs.split([actions, 2 * factors], -1)
+    return torch.cat([products(torch.cat([before.clamp(-8, 8), action], -1)), pairs], -1)
+
+
+def seen_size(channels: int, actions: int, factors: int) -> int:
+    return products_size(channels + actions) + 2 * factors
+
+
+def changed(out: Tensor, inputs: Tensor, channels: int, factors: int) -> tuple[Tensor, Tensor]:
+    """A network's numbers (..., `outputs_size`) read as a change, linear in each factor, and its log deviation."""
+    out = rearrange(out, "... (k d) -> ... k d", d=channels)
+    pairs = inputs[..., inputs.shape[-1] - 2 * factors :]
+    told = pairs[..., :factors]  # values, zero where unknown
+    return out[..., 0, :] + torch.einsum("...c,...cd->...d", told, out[..., 2:, :]), out[..., 1, :]
+
+
+def outputs_size(channels: int, factors: int) -> int:
+    return channels * (2 + factors)
+
+
 class Transition(nn.Module):
     """From a scaled observation (..., D), actions (..., A) and the context's pairs (..., 2C).
 
@@ -18,8 +40,8 @@ class Transition(nn.Module):
     def __init__(self, channels: int, actions: int, factors: int, units: int, layers: int) -> None:
         super().__init__()
         self.channels, self.actions, self.factors = channels, actions, factors
-        inputs = products_size(channels + actions) + 2 * factors
-        self.head = Head(inputs, units, layers, channels * (2 + factors), outscale=0.1)
+        inputs = seen_size(channels, actions, factors)
+        self.head = Head(inputs, units, layers, outputs_size(channels, factors), outscale=0.1)
         self.pay = Head(products_size(channels), units, 2, BINS, outscale=0.0)
 
     def forward(self, before: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -28,11 +50,8 @@ class Transition(nn.Module):
         Args:
             inputs: (..., A + 2C) the RSSM's, as `WorldModel.action_input` makes them.
         """
-        action, pairs = inputs.split([self.actions, 2 * self.factors], -1)
-        seen = products(torch.cat([before.clamp(-8, 8), action], -1))
-        out = rearrange(self.head(torch.cat([seen, pairs], -1)), "... (k d) -> ... k d", d=self.channels)
-        told = pairs[..., : self.factors]  # values, zero where unknown
-        return out[..., 0, :] + torch.einsum("...c,...cd->...d", told, out[..., 2:, :]), out[..., 1, :]
+        out = self.head(seen(before, inputs, self.actions, self.factors))
+        return changed(out, inputs, self.channels, self.factors)
 
     def reward(self, arrived: Tensor) -> Tensor:
         """Two-hot logits (..., 255) of the reward for arriving at a scaled observation (..., D)."""

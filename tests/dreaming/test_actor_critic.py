@@ -76,7 +76,8 @@ def one_step(model: WorldModel, action: torch.Tensor, reward: torch.Tensor) -> R
     physics = DreamPhysics(pairs, pairs, zeros + 1, zeros.long(), zeros, torch.zeros(n, 1), None)
     seen = torch.zeros(n, 2, 2)
     end = Starts(start, start, seen[:, -1], torch.zeros(n, MAX_LATENCY, 1), zeros.long(), zeros.long())
-    return Rollout(world, torch.zeros(n, 2, 1), seen, seen, action, reward, torch.zeros(n, 1), physics, end)
+    inputs = torch.cat([action, torch.zeros(n, 1, 2)], -1)
+    return Rollout(world, torch.zeros(n, 2, 1), seen, seen, action, reward, torch.zeros(n, 1), physics, end, inputs)
 
 
 @pytest.mark.parametrize("pull", [0.0, 100.0])

@@ -79,7 +79,8 @@ def rollout_of(recording: Recording) -> Rollout:
     estimate = torch.zeros(n, steps, 0)
     last = world.at(slice(None), -1)
     end = Starts(last, last, feat[:, -1], nothing, torch.zeros(n), torch.zeros(n))
-    return Rollout(world, estimate, feat, feat, action[:, :-1], reward[:, 1:], continuation[:, 1:], physics, end)
+    told = action[:, :-1]  # to a world without context
+    return Rollout(world, estimate, feat, feat, told, reward[:, 1:], continuation[:, 1:], physics, end, told)
 
 
 def test_policy_critic_and_lambda_return_agree(recording, model):
