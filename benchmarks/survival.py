@@ -40,13 +40,14 @@ from worldmodel.speed import prepare_cpu
 from worldmodel.storage import LogReader, LogWriter
 
 DEMONSTRATOR, CLONED = "demonstrator", "clone"
-# What each arm that dreams does without; keys of NightConfig, with dots between.
-LESS: dict[str, dict[str, Any]] = {
+# What each arm that dreams does otherwise than a night; keys of NightConfig, with dots between.
+OTHERWISE: dict[str, dict[str, Any]] = {
     "nominal": {"scenario": "nominal"},
     "untold": {"dream.told": False},
     "ungated": {"gate": False},
     "unselected": {"select": False},
     "fresh": {"dream.go_on": 0.0},
+    "trusting": {"dream.trust.cut": True, "dream.trust.penalty": 0.01},
     "whole": {},
 }
 TITLES = {
@@ -55,6 +56,7 @@ TITLES = {
     "ungated": "no trust gate",
     "unselected": "no selection",
     "fresh": "no dreams that go on",
+    "trusting": "whole, and cut and penalised",
 }
 
 
@@ -66,7 +68,7 @@ class Survival:
     seeds: int = 3
     first_seed: int = 0
     out: Path = Path("runs/survival")
-    arms: str = ",".join((DEMONSTRATOR, CLONED, *LESS))
+    arms: str = ",".join((DEMONSTRATOR, CLONED, *OTHERWISE))
     episodes: int | None = None
     """Logs; as many as a night records, unless told otherwise."""
     learn_s: float = 200.0
@@ -80,8 +82,9 @@ class Survival:
     """The worlds that are tried."""
 
     def __post_init__(self) -> None:
-        if unknown := set(self.arms.split(",")) - {DEMONSTRATOR, CLONED, *LESS}:
-            raise ValueError(f"unknown arms {', '.join(unknown)}; known: {DEMONSTRATOR}, {CLONED}, {', '.join(LESS)}")
+        known = (DEMONSTRATOR, CLONED, *OTHERWISE)
+        if unknown := set(self.arms.split(",")) - set(known):
+            raise ValueError(f"unknown arms {', '.join(unknown)}; known: {', '.join(known)}")
 
 
 class Quiet:
@@ -167,7 +170,7 @@ def policy_of(arm: str, options: Survival, settings: NightConfig, folder: Path) 
     if arm == CLONED:
         night(settings, run, "clone", options.clone_s + options.dream_s)
         return RunFolder(run).load_agent(CLONE)
-    done = night(changed(settings, LESS[arm]), run, "dream", options.dream_s)
+    done = night(changed(settings, OTHERWISE[arm]), run, "dream", options.dream_s)
     state = done.state
     print(
         f"seed {settings.seed}: {arm}: {state.updates} updates, {state.imagined_steps:,} steps dreamt, "
@@ -188,7 +191,7 @@ def interval(cells: Sequence[Sequence[float]], digits: int = 2) -> str:
 
 def markdown(found: list[dict[str, list[dict]]]) -> str:
     """By world and arm: the share of episodes that failed, its interval over seeds, and the mean return."""
-    arms = [arm for arm in (DEMONSTRATOR, CLONED, *LESS) if all(arm in results for results in found)]
+    arms = [arm for arm in (DEMONSTRATOR, CLONED, *OTHERWISE) if all(arm in results for results in found)]
     arms += sorted(set.intersection(*(set(results) for results in found)) - set(arms))
     lines = ["| world | " + " | ".join(TITLES.get(arm, arm) for arm in arms) + " |", "|---" * (1 + len(arms)) + "|"]
     worlds = [CellResult.from_dict(cell) for cell in found[0][arms[0]]]

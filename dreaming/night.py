@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
-from configs import from_dict, packaged
+from configs import UserError, from_dict, packaged
 from dreaming.auditing import Auditor
 from dreaming.clock import Budget, Phase, Share
 from dreaming.learning import DreamLearner
@@ -244,7 +244,18 @@ class Night:
             if now - saved > SAVE_EVERY_S:
                 trainer.save(self.run.checkpoints)
                 saved = time.monotonic()
+        self._calibrate()
         trainer.save(self.run.checkpoints)
+
+    def _calibrate(self) -> None:
+        """How far its dreams can be trusted, where enough episodes were held out to say so."""
+        trust = self.config.dream.trust
+        try:
+            self.trainer.calibrate(trust.coverage, trust.tolerance)
+        except UserError as error:
+            if trust.acts:
+                raise
+            self.state.warn(f"dreams state no trust of their own: {error}")
 
     def clone(self, phase: Phase) -> None:
         dreamer = self.dreamer
