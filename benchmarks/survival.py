@@ -168,7 +168,7 @@ def policy_of(arm: str, options: Survival, settings: NightConfig, folder: Path) 
         shutil.copytree(folder / "shared" / "checkpoints", aside / "checkpoints")
         aside.rename(run)
     if arm == CLONED:
-        night(settings, run, "clone", options.clone_s + options.dream_s)
+        night(settings, run, "clone", options.dream_s)  # on top of the shared one
         return RunFolder(run).load_agent(CLONE)
     done = night(changed(settings, OTHERWISE[arm]), run, "dream", options.dream_s)
     state = done.state

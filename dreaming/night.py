@@ -258,14 +258,22 @@ class Night:
             self.state.warn(f"dreams state no trust of their own: {error}")
 
     def clone(self, phase: Phase) -> None:
-        dreamer = self.dreamer
-        updates = 0
+        """From the beginning, or from where this night was when it was killed."""
+        dreamer, folder = self.dreamer, self.run.checkpoints
+        updates, saved = 0, time.monotonic()
+        if checkpoint.exists(folder, CLONE):
+            state, meta, _ = checkpoint.load(folder, CLONE)
+            if meta.get("night") == self.state.nights:
+                dreamer.load_state_dict(state["dreamer"])
         while (spent := phase.spent()) < 1 or not updates:
             values = dreamer.clone(min(spent, 1.0))
             updates += 1
             self.tick(phase, f"{updates:,} updates, likelihood loss {values['imitation_loss']:.2f}")
             self.metrics("clone", updates, values)
-        if updates > 1 or not checkpoint.exists(self.run.checkpoints, CLONE):
+            if time.monotonic() - saved > SAVE_EVERY_S:
+                self.save_policy(CLONE)
+                saved = time.monotonic()
+        if updates > 1 or not checkpoint.exists(folder, CLONE):
             self.save_policy(CLONE)
         if "dream" not in {share.name for share in self.budget.shares}:
             self.save_policy(BEST)
