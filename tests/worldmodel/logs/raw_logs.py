@@ -5,8 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import yaml
 
+from configs import UserError
+from worldmodel.logs.formats import Format, RawEpisode
 from worldmodel.logs.importing import as_log_folder
 from worldmodel.storage import LogReader
 
@@ -46,3 +49,17 @@ def imported(data: Path, into: Path, mapping: Mapping[str, Any] = CART, **change
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump({**mapping, **changes}, sort_keys=False))
     return LogReader(as_log_folder(data, into, path))
+
+
+def read_raw(format: Format, path: Path) -> list[RawEpisode]:
+    assert format.detects(path)
+    return list(format.read(path, None).episodes())
+
+
+def refused(format: Format, path: Path, *words: str) -> None:
+    """Reading it, or else drafting a mapping, fails with these words."""
+    with pytest.raises(UserError) as error:
+        read_raw(format, path)
+        format.draft(path)
+    for word in words:
+        assert word in str(error.value)

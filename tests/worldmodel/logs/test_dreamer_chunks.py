@@ -6,11 +6,13 @@ import pickle
 import shutil
 import subprocess
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from damage import check_survives
+from raw_logs import read_raw, refused
 from toy_logs import named_after_origin, with_images
 
 from configs import UserError
@@ -22,17 +24,7 @@ RECORDED = Path(__file__).parents[2] / "reference" / "replay"
 OFFICIAL = os.environ.get("DREAMERV3_PYTHON"), os.environ.get("DREAMERV3_CODE")
 
 
-def read(path: Path) -> list:
-    assert FORMAT.detects(path)
-    return list(FORMAT.read(path, None).episodes())
-
-
-def fails(path: Path, *words: str) -> None:
-    with pytest.raises(UserError) as error:
-        read(path)
-        FORMAT.draft(path)
-    for word in words:
-        assert word in str(error.value)
+read, fails = partial(read_raw, FORMAT), partial(refused, FORMAT)
 
 
 @pytest.fixture

@@ -3,11 +3,13 @@
 import json
 import os
 import struct
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from damage import check_survives
+from raw_logs import read_raw, refused
 
 from configs import UserError
 from worldmodel.logs.importing import as_log_folder
@@ -102,16 +104,11 @@ def write(folder: Path, files: dict[int, tuple[int, ...]] | None = None, fixed: 
     return folder
 
 
-def read(path: Path) -> list:
-    assert FORMAT.detects(path)
-    return list(FORMAT.read(path, None).episodes())
+read = partial(read_raw, FORMAT)
 
 
 def fails(path: Path, *words: str) -> None:
-    with pytest.raises(UserError) as error:
-        read(path)
-    for word in (str(path), *words):
-        assert word in str(error.value)
+    refused(FORMAT, path, str(path), *words)
 
 
 @pytest.mark.parametrize("fixed", [False, True])

@@ -6,6 +6,7 @@ import json
 import sqlite3
 import struct
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import yaml
 from damage import check_survives
 from hypothesis import given
 from hypothesis import strategies as st
+from raw_logs import read_raw, refused
 
 from configs import UserError
 from worldmodel.logs.importing import as_log_folder
@@ -105,16 +107,7 @@ def write_mcap(path: Path, compression: Any = CompressionType.ZSTD, messages: in
     return path
 
 
-def read(path: Path) -> list:
-    assert FORMAT.detects(path)
-    return list(FORMAT.read(path, None).episodes())
-
-
-def fails(path: Path, *words: str) -> None:
-    with pytest.raises(UserError) as error:
-        read(path)
-    for word in words:
-        assert word in str(error.value)
+read, fails = partial(read_raw, FORMAT), partial(refused, FORMAT)
 
 
 @pytest.mark.parametrize("plugin", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
