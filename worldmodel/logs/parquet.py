@@ -8,6 +8,7 @@ import numpy as np
 from configs import UserError
 from worldmodel.logs.formats import Format, RawEpisode, Source, files_in, first_bytes, need, relative
 from worldmodel.logs.mapping import LogMapping
+from worldmodel.logs.parquet_footer import check_pages, column_chunks
 
 MAGIC = b"PAR1"
 MOST = 1 << 30  # bytes that a column may always unpack to
@@ -43,6 +44,8 @@ def read_table(path: Path, source: str) -> RawEpisode:
 
 def _table(path: Path) -> Any:
     pa, parquet = need("pyarrow", "parquet"), need("pyarrow.parquet", "parquet")
+    for chunk in column_chunks(path):  # pyarrow believes whatever a page says of itself
+        check_pages(path, chunk)
     try:
         with parquet.ParquetFile(path, memory_map=True) as file:
             size, width = path.stat().st_size, max(1, len(file.schema_arrow.names))

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from damage import check_survives
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from raw_logs import CART, cart, imported
@@ -63,6 +64,12 @@ def test_a_few_bytes_that_claim_to_be_a_billion_rows(tmp_path):
     assert path.stat().st_size < 2_000_000
     with pytest.raises(UserError, match=r"bomb\.parquet claims 150,000,000 rows of 1 columns in .* MB"):
         parquet.read_table(path, "bomb.parquet")
+
+
+def test_a_damaged_file_never_gives_more_than_a_message(tmp_path):
+    """Without a look at its pages beforehand, pyarrow ended the process."""
+    path = write(tmp_path / "log.parquet", cart())
+    check_survives(parquet.FORMAT, path, path)
 
 
 def test_pyarrow_that_is_missing_is_named_with_its_install_line(tmp_path, monkeypatch):
