@@ -145,6 +145,8 @@ def one_seed(options: Fidelity, seed: int) -> dict[str, Any]:
     with Workers(task, 25, processes=0) as workers:
         dreams = within.dreams(Persistence().foretell(within.batch), "logged")
         truths = simulate(dreams, reader, workers, KICK * std, REPLICAS)
+    if failed := [truth.detail for runs in truths for truth in runs if truth.unknown]:
+        raise UserError(f"{len(failed)} moments cannot be repeated in the simulator: {failed[0]}")
     for name in asked:
         foreteller = contender(name, reader, base, seed)
         learnt(name, foreteller, options, folder / name)

@@ -177,6 +177,8 @@ def one_run(options: Trust, run: Path) -> dict[str, Any]:
         for scenario in [LOGGED, *what_ifs]:
             dreams = dreamt(first, actor, there, task, scenario, options)
             truths = [runs[0] for runs in simulate(dreams, there, workers)]
+            if failed := [truth.detail for truth in truths if truth.unknown]:
+                raise UserError(f"{len(failed)} dreams cannot be repeated in the simulator: {failed[0]}")
             results = {JUDGES[0]: judged(dreams, truths, std)}
             # The foil judges the very same dreams: they are drawn from the same seed by the same model.
             again = dreamt(trainers[JUDGES[1]], actor, there, task, scenario, options)

@@ -15,7 +15,8 @@ from configs import UserError, from_dict, to_dict
 from dreaming.statistics import wilson
 from envs.physics import Physics
 from envs.record import Policy
-from envs.workers import Arrays, Workers
+from envs.slots import SimulatorError
+from envs.workers import Arrays, ProcessLostError, Workers
 
 Cell = tuple[str, str, Physics]  # scenario, label, world
 
@@ -107,6 +108,8 @@ def evaluate(
 
     To stay within a time, call it for some seeds at a time and join the results with `merge`. Stopping in the midst of
     a call would keep the short episodes, which are the failed ones.
+
+    If the simulator fails or its process dies, everything is played once more from the start; if again, that is raised.
     """
     if workers.task != task:
         raise UserError(f"the workers simulate {workers.task}, not {task}")
@@ -114,7 +117,11 @@ def evaluate(
         raise UserError(f"nothing to evaluate: {len(cells)} cells with {len(seeds)} seeds")
     results = [CellResult(scenario, label, physics.to_dict()) for scenario, label, physics in cells]
     jobs = [(c, int(seed) + (c * len(seeds) if seed_per_cell else 0)) for seed in seeds for c in range(len(cells))]
-    outcomes = _play(policy, [(seed, cells[c][2]) for c, seed in jobs], workers, on_episode)
+    worlds = [(seed, cells[c][2]) for c, seed in jobs]
+    try:
+        outcomes = _play(policy, worlds, workers, on_episode)
+    except (ProcessLostError, SimulatorError):  # once more, with the process that stands in its place by now
+        outcomes = _play(policy, worlds, workers, on_episode)
     for (c, seed), outcome in zip(jobs, outcomes, strict=True):
         result = results[c]
         result.seeds.append(seed)

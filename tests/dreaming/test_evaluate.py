@@ -7,6 +7,7 @@ import pytest
 from configs import UserError
 from dreaming.evaluate import CellResult, evaluate, merge
 from envs import registry
+from envs.slots import SimulatorError
 from envs.workers import Workers
 
 NOMINAL = registry.nominal("push-box")
@@ -167,3 +168,23 @@ def test_clear_errors(workers):
         evaluate("hopper", Still(), CELLS, [0], workers)
     with pytest.raises(UserError, match="nothing to evaluate: 3 cells with 0 seeds"):
         evaluate("push-box", Still(), CELLS, [], workers)
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_simulator_that_fails_once_costs_a_second_try_and_no_more(monkeypatch, failures):
+    with Workers("push-box", 3, processes=0) as workers:
+        undisturbed = evaluate("push-box", Shove(), CELLS, [5], workers)
+        step, left = workers.step, [failures]
+
+        def failing(rows, actions):
+            if left[0] and len(rows) < 3:  # in the midst of it
+                left[0] -= 1
+                raise SimulatorError("PyBullet is gone")
+            return step(rows, actions)
+
+        monkeypatch.setattr(workers, "step", failing)
+        if failures == 1:
+            assert evaluate("push-box", Shove(), CELLS, [5], workers) == undisturbed
+        else:
+            with pytest.raises(SimulatorError, match="PyBullet is gone"):
+                evaluate("push-box", Shove(), CELLS, [5], workers)
