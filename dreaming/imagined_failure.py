@@ -60,7 +60,11 @@ class ImaginedFailure:
         episodes = held_out.reader.episodes
         self.logged = [Physics.from_dict(episodes[i]["physics"], nominal) for i in self.starts.episode.tolist()]
         self.imagined_steps = 0
-        self.usual = float(_returns(self._dream([self.logged])).mean())  # what the policy gets in the logs' worlds
+        self.usual = float(_returns(self.in_logs()).mean())  # what the policy gets in the logs' worlds
+
+    def in_logs(self) -> Rollout:
+        """Dreams from the same states, each in the world that its log had."""
+        return self._dream([self.logged])
 
     def over(self, space: Space, trust: Trust) -> Evaluate:
         """What a search over this space asks."""

@@ -145,14 +145,19 @@ def _not_replayed(audit: AuditReport) -> str:
 
 
 def refused_section(report: Report) -> str:
-    if not report.refused:
-        return ""
-    return section(
-        "refused",
-        "Scenarios that were refused",
-        paragraph("Nothing was learned from dreams of these, because there was no ground to believe them."),
-        bullets([f"{item.scenario}: {item.reason}" for item in report.refused]),
-    )
+    parts: list[str] = []
+    if report.refused:
+        parts.append(paragraph("Nothing was learned from dreams of these, as there was no ground to believe them."))
+        parts.append(bullets([f"{item.scenario}: {item.reason}" for item in report.refused]))
+    if report.not_learnable:
+        parts.append(
+            paragraph(
+                "How far each factor may go, by itself, before dreams can be trusted for less than half as long as in "
+                "the logs' own worlds:"
+            )
+        )
+        parts.append(bullets(report.not_learnable))
+    return section("refused", "What these logs cannot teach", *parts) if parts else ""
 
 
 def _audit_chart(audit: ScenarioAudit, width: int, title: str, small: bool = False) -> str:

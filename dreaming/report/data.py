@@ -108,6 +108,7 @@ class Report:
     open_loop: OpenLoop | None = None
     audit: AuditReport | None = None
     refused: list[Refused] = field(default_factory=list)
+    not_learnable: list[str] = field(default_factory=list)  # what these logs cannot teach
     training: Training = field(default_factory=Training)
     spent: Spent = field(default_factory=Spent)
     videos: list[Video] = field(default_factory=list)

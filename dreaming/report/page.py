@@ -34,7 +34,7 @@ def page(report: Report, run: Path) -> str:
         ("Still cannot", "cannot", cannot_section(report)),
         ("Videos", "videos", "{videos}" if report.videos else ""),
         ("Audit", "audit", audit_section(report)),
-        ("Refused", "refused", refused_section(report)),
+        ("Beyond the logs", "refused", refused_section(report)),
         ("World model", "open-loop", open_loop_section(report)),
         ("Training", "training", training_section(report)),
         ("Spent", "spent", spent_section(report)),

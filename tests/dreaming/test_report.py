@@ -96,7 +96,7 @@ def test_it_opens_with_the_result_and_holds_every_number(run, written):
         "held-out logs",
         "Training",
         "What was spent",
-        "refused",
+        "What these logs cannot teach",
     ):
         assert heading in reader.text
     for steps in report.spent.simulator_steps.values():
