@@ -31,11 +31,12 @@ from dreaming.rehearsal import rehearse
 from dreaming.run import NightConfig
 from dreaming.scenario import Scenario, load_scenarios
 from dreaming.statistics import wilson
-from dreaming.trust import kept_its_word
+from dreaming.trust import covered, recalibrated, restated
 from dreaming.truth import Dream, Truth, simulate
 from envs import registry
 from envs.workers import Workers
 from worldmodel import checkpoint
+from worldmodel.calibration import Calibration
 from worldmodel.checkpoint import write_atomically
 from worldmodel.ensemble import Ensemble
 from worldmodel.model import ModelConfig
@@ -47,6 +48,7 @@ from worldmodel.trainer import NAME, Trainer, TrainerConfig
 AUDIT_SEED = 60_000  # of recordings whose states are dreamt from
 BEFORE_A_FALL = 10
 JUDGES = ("independent", "shared trunk")
+AUDITED = "independent, level by audit"
 
 
 @dataclass
@@ -61,7 +63,7 @@ class Trust:
     episodes: int = 60
     """Recorded anew, to dream from."""
     coverage: float = 0.9
-    tolerance: float = 1.0
+    tolerance: float = 0.5
 
 
 def share_trunk(ensemble: Ensemble) -> None:
@@ -135,6 +137,16 @@ def ranked(error: np.ndarray, bound: np.ndarray, lived: np.ndarray, fewest: int 
     return rank, large
 
 
+def by_audit(made: Calibration, dreams: list[Dream], truths: list[Truth], std: np.ndarray) -> dict[str, Any]:
+    """The bounds at the level that half of the episodes ask for, judged by the dreams of the other half."""
+    even = [dream.episode % 2 == 0 for dream in dreams]
+    asked, rest = ([i for i, one in enumerate(even) if one == half] for half in (True, False))
+    anew = recalibrated(made, [dreams[i] for i in asked], [truths[i] for i in asked], std)
+    tested = [restated(dreams[i], made, anew) for i in rest]
+    kept, said = covered(tested, [truths[i] for i in rest], std)
+    return {"dreams": len(rest), "kept": kept, "said": said, "trusted": [dream.trust_horizon for dream in tested]}
+
+
 def judged(dreams: list[Dream], truths: list[Truth], std: np.ndarray) -> dict[str, Any]:
     """What of one scenario goes into the table; ranks are kept, to be pooled."""
     off = np.stack([(d.observation[1:] - t.observation[1:]) / std for d, t in zip(dreams, truths, strict=True)])
@@ -146,11 +158,11 @@ def judged(dreams: list[Dream], truths: list[Truth], std: np.ndarray) -> dict[st
     rank, large = ranked(error, bound, lived)
     counted = ~np.isnan(rank)
     falling = counted & (steps[:, None] - ahead < BEFORE_A_FALL) & np.array([[t.fell] for t in truths])
-    said = [kept_its_word(d, t, std) for d, t in zip(dreams, truths, strict=True)]
+    kept, said = covered(dreams, truths, std)
     return {
         "dreams": len(dreams),
-        "kept": sum(word is True for word in said),
-        "said": sum(word is not None for word in said),
+        "kept": kept,
+        "said": said,
         "trusted": [d.trust_horizon for d in dreams],
         "fell": int(sum(t.fell for t in truths)),
         "rank": rank[counted].tolist(),
@@ -180,6 +192,8 @@ def one_run(options: Trust, run: Path) -> dict[str, Any]:
             if failed := [truth.detail for truth in truths if truth.unknown]:
                 raise UserError(f"{len(failed)} dreams cannot be repeated in the simulator: {failed[0]}")
             results = {JUDGES[0]: judged(dreams, truths, std)}
+            if first.model.calibration:
+                results[AUDITED] = by_audit(first.model.calibration, dreams, truths, std)
             # The foil judges the very same dreams: they are drawn from the same seed by the same model.
             again = dreamt(trainers[JUDGES[1]], actor, there, task, scenario, options)
             if any(not np.array_equal(a.observation, b.observation) for a, b in zip(dreams, again, strict=True)):
@@ -198,26 +212,31 @@ def markdown(found: list[dict[str, Any]]) -> str:
     The coverage stated is of all dreams; one that trusts no step of its own breaks no word. `said` is the share that
     trusted at least one. Figures behind AUROCs are how many steps they rest on.
     """
-    heads = [f"{kind}: {what}" for kind in JUDGES for what in ("coverage", "horizon", "AUROC", "before a fall")]
+    all_columns = ["coverage", "horizon", "AUROC", "before a fall"]
+    kinds = {**dict.fromkeys(JUDGES, all_columns), AUDITED: all_columns[:2]}
+    heads = [f"{kind}: {what}" for kind, columns in kinds.items() for what in columns]
     lines = ["| scenario | dreams (falls) | " + " | ".join(heads) + " |", "|---" * (2 + len(heads)) + "|"]
     for name in found[0]["scenarios"]:
         row: list[str] = []
-        for kind in JUDGES:
+        for kind, columns in kinds.items():
             parts = [run["scenarios"][name][kind] for run in found]
             kept, said, all_of_them = (sum(part[key] for part in parts) for key in ("kept", "said", "dreams"))
             unbroken = all_of_them - said + kept
             low, high = wilson(unbroken, all_of_them)
-            pooled = {key: np.concatenate([part[key] for part in parts]) for key in ("rank", "falling rank", "trusted")}
-            large = {k: np.concatenate([part[k] for part in parts]).astype(bool) for k in ("large", "falling large")}
             row.append(f"{unbroken / all_of_them:.2f} [{low:.2f}, {high:.2f}] ({said / all_of_them:.2f} said)")
-            row.append(f"{pooled['trusted'].mean():.1f}")
-            for score, y in (("rank", "large"), ("falling rank", "falling large")):
-                value = auroc(pooled[score], large[y])
-                row.append("-" if value is None else f"{value:.2f} ({len(large[y])})")
+            row.append(f"{np.mean(_pooled(parts, 'trusted')):.1f}")
+            for when in ("", "falling ")[: len(columns) - 2]:
+                large = _pooled(parts, f"{when}large").astype(bool)
+                value = auroc(_pooled(parts, f"{when}rank"), large)
+                row.append("-" if value is None else f"{value:.2f} ({len(large)})")
         parts = [run["scenarios"][name][JUDGES[0]] for run in found]
         row.insert(0, f"{sum(p['dreams'] for p in parts)} ({sum(p['fell'] for p in parts)})")
         lines.append(f"| {name} | " + " | ".join(row) + " |")
     return "\n".join(lines)
+
+
+def _pooled(parts: list[dict[str, Any]], key: str) -> np.ndarray:
+    return np.concatenate([part[key] for part in parts])
 
 
 def main(options: Trust) -> None:

@@ -218,7 +218,7 @@ class Trainer:
             self.trouble.append(note)
         return result
 
-    def calibrate(self, coverage: float = 0.9, tolerance: float = 1.0) -> Calibration:
+    def calibrate(self, coverage: float = 0.9, tolerance: float = 0.5) -> Calibration:
         """Bounds on the errors of the model as it is now; kept and saved with it, and forgotten when it learns on.
 
         Raises:

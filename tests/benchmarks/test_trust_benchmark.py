@@ -9,9 +9,10 @@ import torch
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
-from trust import auroc, judged, markdown, ranked, share_trunk  # noqa: E402
+from trust import AUDITED, auroc, by_audit, judged, markdown, ranked, share_trunk  # noqa: E402
 
 from dreaming.truth import Dream, Truth  # noqa: E402
+from worldmodel.calibration import Calibration  # noqa: E402
 from worldmodel.ensemble import Ensemble  # noqa: E402
 
 
@@ -54,12 +55,18 @@ def test_a_scenario_is_judged_by_what_its_dreams_said():
     observation = np.array([[0.0], [0.1], [1.0]])
     truth = Truth(np.zeros((3, 1)), np.zeros(2), 2, True)
     dreams = [
-        Dream(0, 0, "s", {}, np.zeros((2, 1)), observation, np.zeros(2), np.ones(2), np.full(2, bound), trusted)
+        Dream(i, 0, "s", {}, np.zeros((2, 1)), observation, np.zeros(2), np.ones(2), np.full(2, bound), trusted)
         for bound, trusted in [(2.0, 2), (0.5, 2), (0.5, 0)]
-        for _ in range(10)
+        for i in range(10)
     ]
     found = judged(dreams, [truth] * 30, np.ones(1))
     assert (found["dreams"], found["kept"], found["said"], found["fell"]) == (30, 10, 20, 30)
     assert len(found["rank"]) == len(found["falling rank"]) == 60
-    table = markdown([{"scenarios": {"s": {"independent": found, "shared trunk": found}}}])
+    made = Calibration(0.5, 2.0, 2, (0.0,) * 5, 1.0, 1.0, 9)
+    # The even episodes' scores are 0.5 where 2 was expected, and 2 where 0.5 was. Half of all, one episode unknown, lie
+    # below a level of 2, at which no bound is broken, and nothing is trusted that was bounded by 2.
+    audited = by_audit(made, dreams, [truth] * 30, np.ones(1))
+    assert audited == {"dreams": 15, "kept": 10, "said": 10, "trusted": [0] * 5 + [2] * 10}
+    table = markdown([{"scenarios": {"s": {"independent": found, "shared trunk": found, AUDITED: audited}}}])
     assert "| s | 30 (30) | 0.67 [0.49, 0.81] (0.67 said) | 1.3 |" in table
+    assert table.endswith("| 1.00 [0.80, 1.00] (0.67 said) | 1.3 |")

@@ -11,15 +11,15 @@ from dreaming.imagination import Rollout, imagine, starts_from
 from dreaming.learning import DreamConfig, DreamLearner, dream_physics
 from dreaming.rehearsal import rehearse, replayed_logs
 from dreaming.scenario import load_scenarios
-from dreaming.trust import TrustConfig, covered, kept_its_word, weighed
+from dreaming.trust import TrustConfig, covered, kept_its_word, recalibrated, restated, weighed
 from dreaming.truth import Dream, Truth
 from envs.physics import Physics
 from worldmodel.calibration import Calibration
 from worldmodel.model import Spaces, WorldModel
 from worldmodel.replay import Replay
 
-# A bound of twice the disagreement here.
-CALIBRATION = Calibration(0.9, 1.0, 50, (1.0, 0.0, 0.0, 0.0, 0.0), 2.0, scale=0.1, episodes=9)
+# The bound is the disagreement.
+CALIBRATION = Calibration(0.9, 0.5, 50, (1.0, 0.0, 0.0, 0.0, 0.0), 1.0, scale=0.1, episodes=9)
 CUT = TrustConfig(cut=True)
 
 
@@ -136,7 +136,7 @@ def test_the_penalty_is_taken_from_the_reward_and_pulls_on_the_policy(model, rep
 
 
 def test_what_is_not_calibrated_as_asked_is_refused(model, replay):
-    with pytest.raises(UserError, match="calibrated to coverage 0.9 and tolerance 1, and trust asks for coverage 0.8"):
+    with pytest.raises(UserError, match="to coverage 0.9 and tolerance 0.5, and trust asks for coverage 0.8"):
         dreamer(model, replay, TrustConfig(penalty=0.1, coverage=0.8))
     model.calibration = None
     dreamer(model, replay, TrustConfig())
@@ -151,7 +151,7 @@ def test_dreams_to_be_audited_state_their_trust(model, replay):
     for dreams in (rehearse(*given, 3, 5, 0), replayed_logs(model, replay, 20.0, 3, 5, 0)):
         for dream in dreams:
             assert dream.uncertainty is not None and dream.uncertainty.shape == (5,)
-            assert dream.trust_horizon == np.cumprod(dream.uncertainty <= 1).sum()
+            assert dream.trust_horizon == np.cumprod(dream.uncertainty <= 0.5).sum()
     model.calibration = None
     assert rehearse(*given, 1, 5, 0)[0].trust_horizon is None
 
@@ -175,3 +175,18 @@ def test_words_are_kept_up_to_the_trust_horizon():
     short = Truth(np.where(np.arange(4)[:, None] > 1, np.nan, off), np.zeros(3), 1, True)
     assert kept_its_word(dream(3), short, std) is True
     assert covered([dream(2), dream(3), dream(0)], [truth] * 3, std) == (1, 2)
+
+
+def test_audits_set_the_level_anew():
+    """Bounds of 0.5 on errors of 0.25 to 4.75 in nineteen episodes: at 18/20 the level must reach 4.5 / 0.5."""
+    made = replace(CALIBRATION, tolerance=9.0)
+    nothing, steps = np.zeros(1), np.array([[0.0], [0.0]])
+    dreams = [Dream(i, 0, "s", {}, np.zeros((1, 1)), steps, nothing, nothing, np.array([0.5]), 1) for i in range(19)]
+    truths = [Truth(np.array([[0.0], [0.25 * (i + 1)]]), nothing, 1, False) for i in range(19)]
+    anew = recalibrated(made, dreams, truths, np.ones(1))
+    assert anew.level == 9.0 and anew.episodes == 19
+    again = [restated(dream, made, anew) for dream in dreams]
+    assert again[0].uncertainty is not None and again[0].uncertainty[0] == 4.5
+    assert covered(again, truths, np.ones(1)) == (18, 19)
+    few = recalibrated(made, dreams[:5], truths[:5], np.ones(1))
+    assert few.level == np.inf and restated(dreams[0], made, few).trust_horizon == 0
