@@ -1,18 +1,17 @@
 """Does the uncertainty know where the world model errs? Bounds and ranks against PyBullet, by scenario.
 
-    python benchmarks/trust.py --runs runs/survival/hopper/seed-0 runs/survival/hopper/seed-1
+    python benchmarks/trust.py --runs runs/survival/hopper/seed-0/shared runs/survival/hopper/seed-1/shared
 
-Of each run folder (`episodes/` and `checkpoints/`, as a night or survival.py leaves them) the clone dreams from states
-of episodes recorded anew, under the logs' physics and under what-ifs, and every dream is repeated in PyBullet. Beside
-the ensemble stands its foil, members with a trunk in common, which learnt from as many transitions. Nothing is learnt
-from the simulator: its steps here are an audit's. A table that was made is kept in the run folder, as trust.json.
+Of each run, a night's or one that `survival.py` left, the clone dreams from states of episodes recorded anew, under the
+logs' physics and under what-ifs, and every dream is repeated in PyBullet. Beside the ensemble stands its foil, members
+with a trunk in common, which learnt from as many transitions. Nothing is learnt from the simulator: its steps here are
+an audit's. A table that was made is kept in the run folder, as trust.json.
 
 Ranks are within a step ahead and a scenario, so that nothing is gained by knowing that later steps are worse. An error
 is large if it is among a tenth of those at that step; AUROC is how often a large one has the greater bound of the two.
 """
 
 import json
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +25,8 @@ from torch import nn
 from configs import UserError, from_dict
 from dreaming.agent import Actor
 from dreaming.auditing import LOGGED
-from dreaming.learning import DreamConfig, DreamLearner
 from dreaming.rehearsal import rehearse
-from dreaming.run import NightConfig
+from dreaming.run import CLONE, RunFolder
 from dreaming.scenario import Scenario, load_scenarios
 from dreaming.statistics import wilson
 from dreaming.trust import covered, recalibrated, restated
@@ -59,7 +57,6 @@ class Trust:
     dreams: int = 150
     """In each scenario."""
     horizon: int = 50
-    clone_s: float = 60.0
     episodes: int = 60
     """Recorded anew, to dream from."""
     coverage: float = 0.9
@@ -96,25 +93,11 @@ def judges(reader: LogReader, folder: Path, kind: str, options: Trust) -> Traine
     return trainer
 
 
-def cloned(trainer: Trainer, task: str, seconds: float) -> Actor:
-    config, hz = NightConfig.for_task(task).dream, float(trainer.reader.schema["control_hz"])
-    torch.manual_seed(0)
-    learner = DreamLearner(trainer.model, trainer.replay, task, registry.nominal(task), [], hz, blind(config))
-    begun = time.process_time()
-    while (share := (time.process_time() - begun) / seconds) < 1:
-        learner.clone(share)
-    return learner.learner.actor
-
-
-def blind(config: DreamConfig) -> DreamConfig:
-    return DreamConfig(actor_critic=config.actor_critic)
-
-
 def dreamt(trainer: Trainer, actor: Actor, there: LogReader, task: str, scenario: Scenario, options: Trust):
     hz, replay = float(there.schema["control_hz"]), Replay(there, trainer.model.context)
     nominal = registry.nominal(task)
     return rehearse(
-        trainer.model, actor, "blind", replay, task, scenario, nominal, hz, options.dreams, options.horizon, seed=1
+        trainer.model, actor, actor.view, replay, task, scenario, nominal, hz, options.dreams, options.horizon, seed=1
     )
 
 
@@ -176,12 +159,13 @@ def one_run(options: Trust, run: Path) -> dict[str, Any]:
     file, setting = run / "trust.json", {k: v for k, v in asdict(options).items() if k != "runs"}
     if file.exists() and (found := json.loads(file.read_text()))["setting"] == setting:
         return found
-    reader = LogReader(run / "episodes")
+    folder = RunFolder(run)
+    reader = LogReader(folder.logs(folder.config()))
     task = reader.schema["task"]
     there = logs(task, options.episodes, AUDIT_SEED, run / "trust-episodes")
-    trainers = {kind: judges(reader, run / "checkpoints", kind, options) for kind in JUDGES}
+    trainers = {kind: judges(reader, folder.checkpoints, kind, options) for kind in JUDGES}
     first = trainers[JUDGES[0]]
-    actor, std = cloned(first, task, options.clone_s), first.model.std.numpy()
+    actor, std = folder.load_agent(CLONE).actor, first.model.std.numpy()
     context = first.model.context
     what_ifs = [s for s in load_scenarios("edge-cases", task) if all(context.covers(f) for f in s.factors(task))]
     found: dict[str, Any] = {"setting": setting, "task": task, "scenarios": {}}
