@@ -80,10 +80,10 @@ class DreamPhase:
         self.state.updates, self.state.imagined_steps = self.dreamer.updates, self.dreamer.imagined_steps
 
     def _updates(self, between) -> None:
-        """Dream and learn until the phase's time, less that of the last trial, is over."""
-        saved, dreamer = self._now(), self.dreamer
-        while self.phase.left() > 1.05 * self._cost:
-            values = dreamer.dream(min(1.0, self.phase.spent()))
+        """Dream and learn until the phase's time, less that of the last trial, is over, and once in any case."""
+        saved, dreamer, dreamt = self._now(), self.dreamer, False
+        while self.phase.left() > 1.05 * self._cost or not dreamt:
+            values, dreamt = dreamer.dream(min(1.0, self.phase.spent())), True
             self._count()
             text = f"{dreamer.imagined_steps:,} steps dreamt, return {values['imagined_return']:.1f}"
             self.night.tick(self.phase, text)

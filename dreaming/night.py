@@ -228,8 +228,8 @@ class Night:
         trainer = self.trainer
         saved, told = time.monotonic(), 0
         look_at = time.monotonic() + min(LOOK_EVERY_S, phase.seconds / 4)
-        while (spent := phase.spent()) < 1:
-            losses = trainer.update(spent)
+        while (spent := phase.spent()) < 1 or not trainer.steps:  # on a busy machine a short phase may be over at once
+            losses = trainer.update(min(spent, 1.0))
             self.tick(phase, f"step {trainer.steps:,}, loss {losses['loss']:.2f}")
             self.metrics("world_model", trainer.steps, losses)
             now = time.monotonic()

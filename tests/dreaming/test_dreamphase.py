@@ -12,11 +12,13 @@ from dreaming.scenario import Scenario
 def ended(skipped: int) -> Progress:
     """A phase's end, after so many updates that were not finite."""
     dreamer = SimpleNamespace(
-        updates=30, imagined_steps=900, learner=SimpleNamespace(step=SimpleNamespace(skipped=skipped))
-    )
+        updates=30, imagined_steps=900, learner=SimpleNamespace(step=SimpleNamespace(skipped=skipped)),
+        dream=lambda spent: {"imagined_return": 0.0},
+    )  # fmt: skip
     night = SimpleNamespace(
-        state=Progress(), dreamer=dreamer, trainer=None, coverable=list, simulated=False, save_policy=lambda name: None
-    )
+        state=Progress(), dreamer=dreamer, trainer=None, coverable=list, simulated=False, save_policy=lambda name: None,
+        tick=lambda *_: None, metrics=lambda *_: None,
+    )  # fmt: skip
     phase = DreamPhase(night, Budget(0.0, [Share("dream", 1.0)]).phase("dream"))  # pyright: ignore[reportArgumentType]
     phase._begin = lambda: None
     phase.run()
