@@ -25,8 +25,9 @@ from envs.physics import Physics
 from envs.workers import Workers
 from worldmodel.model import WorldModel
 from worldmodel.replay import Replay
+from worldmodel.saved import load_model
 from worldmodel.storage import LogReader
-from worldmodel.trainer import load_model, split_episodes
+from worldmodel.trainer import split_episodes
 
 TASK, SEED = "push-box", 6_500_000
 FRICTIONS = (0.05, 0.08, 0.12, 0.2, 0.3, 0.5)

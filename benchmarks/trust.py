@@ -39,9 +39,10 @@ from worldmodel.checkpoint import write_atomically
 from worldmodel.ensemble import Ensemble
 from worldmodel.model import ModelConfig
 from worldmodel.replay import Replay
+from worldmodel.saved import NAME
 from worldmodel.speed import prepare_cpu
 from worldmodel.storage import LogReader
-from worldmodel.trainer import NAME, Trainer, TrainerConfig
+from worldmodel.trainer import Trainer, TrainerConfig
 
 AUDIT_SEED = 60_000  # of recordings whose states are dreamt from
 BEFORE_A_FALL = 10

@@ -24,9 +24,10 @@ from envs.workers import Workers
 from worldmodel import checkpoint, results
 from worldmodel.device import CPU
 from worldmodel.model import ModelConfig
+from worldmodel.saved import NAME
 from worldmodel.speed import threads_for
 from worldmodel.storage import LogReader, LogWriter
-from worldmodel.trainer import NAME, Trainer
+from worldmodel.trainer import Trainer
 
 SHARES = (
     Share("record", 0.10),

@@ -19,7 +19,8 @@ from worldmodel import checkpoint
 from worldmodel.device import CPU
 from worldmodel.log_format import SCHEMA
 from worldmodel.model import WorldModel
-from worldmodel.trainer import TrainerConfig, build_model, place
+from worldmodel.saved import build_model, place
+from worldmodel.trainer import TrainerConfig
 
 CLONE, LATEST, BEST = "policy-cloned", "policy-latest", "policy-best"
 OURS = {"config.yaml", "episodes", "episodes.importing", "checkpoints", "plots", "audit", "report", "wandb"}

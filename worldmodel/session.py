@@ -23,10 +23,11 @@ from worldmodel.log_format import SCHEMA
 from worldmodel.logs.importing import as_log_folder
 from worldmodel.model import ModelConfig
 from worldmodel.readiness import readiness
+from worldmodel.saved import NAME
 from worldmodel.speed import prepare_cpu, threads_for
 from worldmodel.storage import LogReader
 from worldmodel.tracking import Tracker
-from worldmodel.trainer import NAME, Trainer, TrainerConfig
+from worldmodel.trainer import Trainer, TrainerConfig
 
 SAVE_EVERY_S = 60.0
 LOOK_EVERY_S = 60.0  # at the held-out logs; the first time after a third of it

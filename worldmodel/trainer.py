@@ -16,12 +16,11 @@ from worldmodel.device import CPU, random_state, set_random_state
 from worldmodel.evaluation import OpenLoop, open_loop
 from worldmodel.loss import ensemble_loss, transition_loss, world_model_loss
 from worldmodel.model import ModelConfig, Spaces, WorldModel
-from worldmodel.nets import compute_in
 from worldmodel.optim import LaProp, SafeStep
 from worldmodel.replay import Replay
+from worldmodel.saved import NAME, calibration_of, described, place
 from worldmodel.storage import LogReader
 
-NAME = "world-model"
 # Settings of a model that shape nothing: a run goes on with those of today.
 HOW_IT_LEARNS = ("context_dropout", "carry_noise", "vector_scale", "representation_scale")
 
@@ -230,14 +229,9 @@ class Trainer:
     # -- saving -------------------------------------------------------------------------------------------------------
 
     def meta(self) -> dict[str, Any]:
-        model = self.model
         return {
             "task": self.reader.schema.get("task"),
-            "model": asdict(model.config),
-            "spaces": asdict(model.spaces),
-            "context": asdict(model.context),
-            "ensemble": model.ensemble.members if model.ensemble else 0,
-            "calibration": asdict(model.calibration) if model.calibration else None,
+            **described(self.model),
             "trainer": asdict(self.config),
             "steps": self.steps,
             "control_hz": self.reader.schema.get("control_hz"),
@@ -283,7 +277,7 @@ class Trainer:
             self._take(theirs)
         judged = meta.get("ensemble", 0) == mine["ensemble"]  # or else by others or none: this trainer's begin anew
         self.model.load_state_dict(state["model"] if judged else self._with_own_ensemble(state["model"]))
-        self.model.calibration = _calibration(meta) if judged else None
+        self.model.calibration = calibration_of(meta) if judged else None
         ours = self._optimizers() if judged else self._optimizers()[: 1 + bool(self.model.transition)]
         for optimizer, saved in zip(ours, state["optimizers"][: len(ours)], strict=True):
             optimizer.load_state_dict(saved)
@@ -314,36 +308,6 @@ def _spiky_channels(reader: LogReader) -> list[str]:
         for c, count in enumerate(np.bincount(reader.spikes.channel))
         if count
     ]
-
-
-def build_model(meta: dict[str, Any]) -> WorldModel:
-    """An untrained world model of the shape that a checkpoint's meta data state."""
-    context = ContextSpec(**{k: tuple(v) for k, v in meta["context"].items()})
-    model = WorldModel(from_dict(ModelConfig, meta["model"], "checkpoint"), Spaces(**meta["spaces"]), context)
-    model.add_ensemble(meta.get("ensemble", 0))  # a checkpoint of 0.1 has neither
-    model.calibration = _calibration(meta)
-    return model
-
-
-def _calibration(meta: dict[str, Any]) -> Calibration | None:
-    made = meta.get("calibration")
-    return from_dict(Calibration, made, "checkpoint") if made else None
-
-
-def place(model: WorldModel, device: torch.device, compute: Literal["auto", "float32", "bfloat16"] = "auto") -> None:
-    """Move a model, and round there as TrainerConfig's `compute` says."""
-    model.to(device)
-    if compute == "auto":
-        compute = "bfloat16" if device.type == "cuda" else "float32"
-    compute_in(getattr(torch, compute), model.rssm)
-
-
-def load_model(folder: Path) -> tuple[WorldModel, dict[str, Any]]:
-    """The newest world model of a checkpoint folder, ready to use, and its meta data."""
-    state, meta, _ = checkpoint.load(folder, NAME)
-    model = build_model(meta)
-    model.load_state_dict(state["model"])
-    return model.eval(), meta
 
 
 def _copy(model: WorldModel) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from dreaming.report.data import Report, data_path
 from dreaming.run import BEST, CLONE, LATEST, RunFolder
 from worldmodel import checkpoint
 from worldmodel.log_format import SCHEMA
+from worldmodel.saved import NAME
 from worldmodel.storage import LogReader
-from worldmodel.trainer import NAME
 
 NAMES = (NAME, CLONE, LATEST, BEST)
 SAVES = {  # where a phase's work is saved; and in every phase, at its end, in progress.json

@@ -24,8 +24,8 @@ from worldmodel.device import choose_device
 from worldmodel.log_format import SCHEMA, read_schema
 from worldmodel.logs.importing import as_log_folder
 from worldmodel.model import ModelConfig
+from worldmodel.saved import NAME
 from worldmodel.speed import prepare_cpu
-from worldmodel.trainer import NAME
 
 DEFAULT_TASK = "push-box"
 SHORTEST_S = 30.0  # in less, not even the report is written in time

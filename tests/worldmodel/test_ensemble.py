@@ -12,8 +12,9 @@ from worldmodel.ensemble import Ensemble
 from worldmodel.loss import ensemble_loss
 from worldmodel.model import ModelConfig
 from worldmodel.rssm import RSSMConfig
+from worldmodel.saved import NAME, load_model
 from worldmodel.storage import LogReader
-from worldmodel.trainer import NAME, Trainer, TrainerConfig, load_model
+from worldmodel.trainer import Trainer, TrainerConfig
 from worldmodel.transition import changed, seen
 
 D, A, C, K = 3, 2, 1, 4

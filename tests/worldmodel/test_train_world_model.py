@@ -20,8 +20,8 @@ from toy_logs import named_after_origin, sliding_mass, write_log
 from worldmodel import checkpoint, session
 from worldmodel.cli import train
 from worldmodel.logs.importing import as_log_folder
+from worldmodel.saved import NAME, load_model
 from worldmodel.storage import LogReader
-from worldmodel.trainer import NAME, load_model
 
 
 @pytest.fixture

@@ -13,8 +13,9 @@ from worldmodel.evaluation import open_loop
 from worldmodel.model import ModelConfig
 from worldmodel.replay import Replay
 from worldmodel.rssm import RSSMConfig
+from worldmodel.saved import NAME, load_model
 from worldmodel.storage import LogReader, LogWriter
-from worldmodel.trainer import NAME, Trainer, TrainerConfig, load_model, split_episodes, train
+from worldmodel.trainer import Trainer, TrainerConfig, split_episodes, train
 
 SMALL = RSSMConfig(deter=16, hidden=8, stoch=4, classes=4, blocks=4)
 TINY = ModelConfig(SMALL, units=8, depth=2, layers=1)
