@@ -14,14 +14,16 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import tyro
+import yaml
 
+from configs import UserError
 from dreaming.agent import View
 from dreaming.clock import Budget, Share
 from dreaming.dreamphase import dream
@@ -50,13 +52,14 @@ OTHERWISE: dict[str, dict[str, Any]] = {
     "trusting": {"dream.trust.cut": True, "dream.trust.penalty": 0.01},
     "whole": {},
 }
+SETTING = ("episodes", "learn_s", "clone_s", "dream_s", "trials", "view", "scenario", "table")
 TITLES = {
     "nominal": "nominal dreams",
     "untold": "what-ifs untold",
     "ungated": "no trust gate",
     "unselected": "no selection",
     "fresh": "no dreams that go on",
-    "trusting": "whole, and cut and penalised",
+    "trusting": "whole, but cut and penalised",
 }
 
 
@@ -85,6 +88,13 @@ class Survival:
         known = (DEMONSTRATOR, CLONED, *OTHERWISE)
         if unknown := set(self.arms.split(",")) - set(known):
             raise ValueError(f"unknown arms {', '.join(unknown)}; known: {', '.join(known)}")
+
+
+class InOneProcess(Night):
+    """All its work is this process's, whose time is counted."""
+
+    def workers(self, n_envs: int) -> Workers:
+        return Workers(self.config.task, n_envs, processes=0)
 
 
 class Quiet:
@@ -120,7 +130,7 @@ def night(config: NightConfig, folder: Path, phase: str, seconds: float) -> Nigh
     if not run.exists:
         run.create(config)
     budget = Budget(seconds - run.progress().seconds.get(phase, 0.0), [Share(phase, 1.0)], now=time.process_time)
-    found = Night(config, run, budget, Quiet())
+    found = InOneProcess(config, run, budget, Quiet())
     work = {"learn": found.learn, "clone": found.clone, "dream": lambda given: dream(found, given)}
     found.phase(phase, work[phase])
     return found
@@ -141,6 +151,7 @@ def one_seed(options: Survival, seed: int) -> dict[str, list[dict]]:
     folder = options.out / options.task / f"seed-{seed}"
     base = NightConfig.for_task(options.task)
     episodes = folder / "episodes"
+    check_setting(options, folder / "setting.yaml")
     settings = changed(base, {"seed": seed, "scenario": options.scenario, "dream.view": options.view})
     settings = replace(settings, data=str(episodes.resolve()))
     logs(options.task, options.episodes or base.episodes, seed, episodes)
@@ -156,6 +167,16 @@ def one_seed(options: Survival, seed: int) -> dict[str, list[dict]]:
     for file in sorted(folder.glob("*.json")):
         results[file.stem] = json.loads(file.read_text())
     return results
+
+
+def check_setting(options: Survival, file: Path) -> None:
+    """What is kept in a seed's folder was made as is asked now."""
+    setting = {name: value for name, value in asdict(options).items() if name in SETTING}
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, yaml.safe_dump(setting, sort_keys=False).encode())
+    elif (before := yaml.safe_load(file.read_text())) != setting:
+        raise UserError(f"{file.parent} was made with {before}, not {setting}; give another --out")
 
 
 def policy_of(arm: str, options: Survival, settings: NightConfig, folder: Path) -> Policy:

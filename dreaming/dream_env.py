@@ -41,8 +41,8 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     it likelier than not that the episode ends, and is cut off (truncated) after `horizon` steps.
 
     Info, by Gymnasium's rules for vectors: `logged_episode` and `logged_step` say where in the log the dream began,
-    `scenario` and `physics` (by factor) what it is dreamt under: with the actions, all that a simulator needs to repeat
-    it; `continuation` is the predicted probability of going on.
+    `scenario`, `physics` (by factor) and `changes` (of it on the way, by the episode's clock) what it is dreamt under:
+    with the actions, all that a simulator needs to repeat it; `continuation` is the predicted probability of going on.
 
     Seeds: `reset(seed=...)` decides starts, worlds and everything that is drawn, and leaves torch's own stream alone.
 
@@ -94,6 +94,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             "logged_episode": np.zeros(num_envs, np.int64),
             "logged_step": np.zeros(num_envs, np.int64),
             "scenario": np.full(num_envs, None, object),
+            "changes": np.full(num_envs, None, object),
             "continuation": np.ones(num_envs, np.float32),
             "physics": {name: np.zeros(num_envs) for name in FACTORS},
         }
@@ -193,6 +194,8 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         about = self._about
         about["logged_episode"][rows], about["logged_step"][rows] = starts.episode.numpy(), starts.step.numpy()
         about["scenario"][rows], about["continuation"][rows] = names, 1.0
+        for row, world in zip(rows, worlds, strict=True):
+            about["changes"][row] = world.changes
         for name, column in about["physics"].items():
             column[rows] = [getattr(world, name) for world in worlds]
 

@@ -37,7 +37,7 @@ class DreamPhase:
             self._workers = workers
             self.selector = self._selector(workers) if night.config.select else None
             self._begin()
-            if not self.phase.left():
+            if night.budget.stop.is_set():
                 return
             self._audit()
             self._updates(self._between)
@@ -63,12 +63,12 @@ class DreamPhase:
         clone = self._select()
         if latest is None or clone is None:
             return
-        mine = dreamer.state_dict()
         dreamer.load_state_dict(latest[0]["dreamer"])
         dreamer.updates = max(before, dreamer.updates)
+        dreamer.ongoing = None  # they were dreamt by a model that has learnt on since
         older = self._select()
         if older is None or older < clone:
-            dreamer.load_state_dict(mine)
+            dreamer.load_state_dict(state["dreamer"])
 
     def _end(self) -> None:
         self._count()
@@ -105,13 +105,13 @@ class DreamPhase:
         state, run = self.state, self.night.run
         if state.best_score is not None and state.best_worlds != selector.worlds:
             score = selector.score(run.load_agent(BEST, device=self.night.device))
-            state.best_score = score.total
+            state.best_score, state.best_return = score.rank
         state.best_worlds = selector.worlds
         self._selected = self._now()
         return selector
 
-    def _select(self) -> float | None:
-        """Try the present policy in the simulator, keep it if it is the best so far; its score, if it was tried."""
+    def _select(self) -> tuple[float, float] | None:
+        """Try the present policy in the simulator, keep it if it is the best so far; its rank, if it was tried."""
         if self.selector is None:
             return None
         night, state, workers = self.night, self.state, self._workers
@@ -128,9 +128,9 @@ class DreamPhase:
             return None
         finally:
             state.count("selection", workers.steps - before)
-        kept = state.best_score is None or score.total > state.best_score
+        kept = state.best_score is None or score.rank > (state.best_score, state.best_return)
         if kept:
-            state.best_score = score.total
+            state.best_score, state.best_return = score.rank
             night.save_policy(BEST)
         scores = {"logged": score.nominal, **score.scenarios}
         seconds = round(night.earlier_s + night.budget.elapsed(), 2)
@@ -139,7 +139,7 @@ class DreamPhase:
         night.run.save_progress(state)
         self._selected = self._now()
         self._cost = self._selected - begun
-        return score.total
+        return score.rank
 
     def _between(self) -> bool:
         """The second audit at half-time, and a trial as often as its share of the time allows."""
@@ -179,6 +179,7 @@ class DreamPhase:
             if scenario.name in reasons:
                 state.refused[scenario.name] = reasons[scenario.name]
         self.dreamer.scenarios = [s for s in self.coverable if s.name not in reasons]
+        self.dreamer.forget(set(reasons))
         trusted = {one.scenario: float(one.trusted) for one in report.scenarios}
         night.metrics("trusted", self.dreamer.updates, trusted, always=True)
         if reasons:

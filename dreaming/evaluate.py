@@ -6,14 +6,14 @@ does not fall.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from configs import UserError, from_dict, to_dict
 from dreaming.statistics import wilson
-from envs.physics import Physics
+from envs.physics import Change, Physics
 from envs.record import Policy
 from envs.slots import SimulatorError
 from envs.workers import Arrays, ProcessLostError, Workers
@@ -34,6 +34,10 @@ class CellResult:
     returns: list[float] = field(default_factory=list)
     progress: list[float] = field(default_factory=list)  # in the task's own measure, at the end
     lengths: list[int] = field(default_factory=list)  # control steps
+    changes: list[dict[str, Any]] = field(default_factory=list)  # of the physics on the way, as envs.physics.Change
+
+    def world(self, nominal: Physics) -> Physics:
+        return Physics.from_dict(self.physics, nominal).changing([Change(**change) for change in self.changes])
 
     @property
     def episodes(self) -> int:
@@ -115,7 +119,10 @@ def evaluate(
         raise UserError(f"the workers simulate {workers.task}, not {task}")
     if not cells or not len(seeds):
         raise UserError(f"nothing to evaluate: {len(cells)} cells with {len(seeds)} seeds")
-    results = [CellResult(scenario, label, physics.to_dict()) for scenario, label, physics in cells]
+    results = [
+        CellResult(scenario, label, physics.to_dict(), changes=[asdict(change) for change in physics.changes])
+        for scenario, label, physics in cells
+    ]
     jobs = [(c, int(seed) + (c * len(seeds) if seed_per_cell else 0)) for seed in seeds for c in range(len(cells))]
     worlds = [(seed, cells[c][2]) for c, seed in jobs]
     try:
@@ -137,12 +144,12 @@ def merge(first: Sequence[CellResult], second: Sequence[CellResult]) -> list[Cel
     """Joins results of the same cells on other seeds."""
     merged = []
     for a, b in zip(first, second, strict=True):
-        if (a.scenario, a.label, a.physics) != (b.scenario, b.label, b.physics):
+        if (a.scenario, a.label, a.physics, a.changes) != (b.scenario, b.label, b.physics, b.changes):
             raise ValueError(f"{a.scenario} {a.label} and {b.scenario} {b.label} are different cells")
         if repeated := set(a.seeds) & set(b.seeds):
             raise ValueError(f"{a.scenario} {a.label}: seed {min(repeated)} would count twice")
         joined = {name: getattr(a, name) + getattr(b, name) for name in ("seeds", *_PER_EPISODE)}
-        merged.append(CellResult(a.scenario, a.label, dict(a.physics), **joined))
+        merged.append(CellResult(a.scenario, a.label, dict(a.physics), **joined, changes=a.changes))
     return merged
 
 

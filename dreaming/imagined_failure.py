@@ -21,6 +21,7 @@ from dreaming.imagination import Rollout, Starts, imagine, starts_from
 from dreaming.learning import dream_physics
 from dreaming.search import Evaluate, Evaluation, Space
 from envs.physics import Physics
+from worldmodel.device import device_of, random_kept, seeded, set_random_state
 from worldmodel.model import WorldModel
 from worldmodel.replay import Replay
 
@@ -53,8 +54,9 @@ class ImaginedFailure:
     ) -> None:
         self.model, self.actor, self.control_hz, self.horizon, self.seed = model, actor, control_hz, horizon, seed
         self.at_once = max(1, dreams // starts)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        device = held_out.device
+        with random_kept(device):
+            set_random_state(seeded(seed, device), device)
             whole = bool(held_out.length[held_out.episodes].max() <= horizon)
             self.starts = held_out_starts(model, held_out, actor.view, starts, whole, np.random.default_rng(seed))
         episodes = held_out.reader.episodes
@@ -83,16 +85,18 @@ class ImaginedFailure:
         failure = 1.0 - rollout.continuation.prod(1).reshape(worlds, -1).mean(1)
         if self.usual > 0:  # of what costs even in the logs' worlds no share can be missing
             failure = torch.maximum(failure, 1.0 - _returns(rollout).reshape(worlds, -1).mean(1) / self.usual)
-        return failure.clamp(0.0, 1.0).double().numpy()
+        return failure.clamp(0.0, 1.0).double().cpu().numpy()
 
     @torch.no_grad()
     def _dream(self, worlds: list[list[Physics]]) -> Rollout:
         physics = [one for world in worlds for one in world]
         starts = self.starts[torch.arange(len(self.logged)).repeat(len(worlds))]
-        prepared = dream_physics(self.model, physics, starts.step.numpy(), self.horizon, self.control_hz)
+        prepared = dream_physics(self.model, physics, starts.step.cpu().numpy(), self.horizon, self.control_hz)
         self.imagined_steps += len(physics) * self.horizon
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)  # the same chances for every world, as far as dreams at once allow
+        device = device_of(self.model)
+        with random_kept(device):
+            # The same chances for every world, as far as dreams at once allow.
+            set_random_state(seeded(self.seed, device), device)
             return imagine(self.model, self.actor, starts, prepared, self.horizon, noisy=True)
 
 

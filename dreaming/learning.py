@@ -101,6 +101,7 @@ class DreamLearner:
         self.demonstrations = Replay(replay.reader, replay.context, chosen, terminal_share=0.0, device=replay.device)
         self.imagined_steps = 0
         self.updates = 0
+        self.begun_at: int | None = None  # updates when dreaming began from the present clone; None while it is made
         self.ongoing: Dreams | None = None  # what some of the next dreams go on from
         self.cost: dict[str, float] = {}  # reward a step that a scenario was last seen to cost the policy, in dreams
 
@@ -121,6 +122,7 @@ class DreamLearner:
         self._set_rates(a.clone_lr * 0.1**progress, a.critic_lr)
         loss = self._imitation()
         self.learner.step(loss)
+        self.begun_at = None
         return {"imitation_loss": float(loss.detach())}
 
     def _set_rates(self, actor: float, critic: float) -> None:
@@ -161,6 +163,11 @@ class DreamLearner:
             held = self.cost.get(name, 0.0)
             self.cost[name] = held + rate * (cost - held)
 
+    def forget(self, names: set[str]) -> None:
+        """Dreams of these scenarios do not go on."""
+        if self.ongoing:
+            self.ongoing = self.ongoing[[i for i, name in enumerate(self.ongoing.names) if name not in names]]
+
     def _begun(self) -> Dreams:
         """Those that go on, and for the rest new ones from the logs."""
         count = self.config.dreams - (len(self.ongoing) if self.ongoing else 0)
@@ -176,19 +183,22 @@ class DreamLearner:
         """One update of actor and critic on fresh dreams; `progress` in [0, 1] lowers the actor's rate to nothing."""
         c, learner = self.config, self.learner
         a = c.actor_critic
-        if not self.updates:
+        if self.begun_at is None:
             learner.begin()
+            self.begun_at = self.updates
         self._set_rates(a.lr * (1 - min(1.0, progress)), a.critic_lr)
         dreams = self._begun()
         first_step = dreams.starts.step.cpu().numpy()
         prepared = dream_physics(self.model, dreams.physics, first_step, c.horizon, self.control_hz)
         prepared.known *= c.told
-        critic_only = self.updates < a.critic_first
+        critic_only = self.updates - self.begun_at < a.critic_first
         with torch.set_grad_enabled(a.gradient == "dynamics" and not critic_only):
             rollout = imagine(self.model, learner.actor, dreams.starts, prepared, c.horizon, noisy=True)
             weighted, counted, trust = weighed(c.trust, self.model, rollout)
         self._notice(dreams.names, rollout.reward)
-        self.ongoing = going_on(dreams, rollout, counted, round(c.go_on * c.dreams), c.longest, self.rng)
+        # Bounds hold from a logged state on; one that was dreamt has none to begin with.
+        most = 0 if c.trust.cut else round(c.go_on * c.dreams)
+        self.ongoing = going_on(dreams, rollout, most, c.longest, self.rng)
         loss, metrics = learner.losses(self.model, weighted, critic_only, counted)
         learner.step(loss)
         learner.follow()
@@ -205,6 +215,7 @@ class DreamLearner:
             "numpy_random": self.rng.bit_generator.state,
             "imagined_steps": self.imagined_steps,
             "updates": self.updates,
+            "begun_at": self.begun_at,
             "cost": self.cost,
             "ongoing": self.ongoing.state_dict() if self.ongoing else None,
         }
@@ -215,6 +226,7 @@ class DreamLearner:
         set_random_state(state, device_of(self.model))
         self.rng.bit_generator.state = state["numpy_random"]
         self.imagined_steps, self.updates = int(state["imagined_steps"]), int(state["updates"])
+        self.begun_at = state.get("begun_at", 0 if self.updates else None)  # checkpoints of 0.1 lack it
         self.cost = dict(state["cost"])
         ongoing = state.get("ongoing")
         self.ongoing = Dreams.from_state(ongoing, device_of(self.model)) if ongoing else None

@@ -23,7 +23,6 @@ from dreaming.run import BEST, CLONE
 from dreaming.selection import AUDIT_SEEDS
 from dreaming.survival import Survival, cells_of, log_ranges, report_cells, try_policies
 from dreaming.truth import simulate
-from envs.physics import Physics
 from envs.record import ExpertPolicy, Policy
 from worldmodel import results
 from worldmodel.evaluation import OpenLoop
@@ -146,7 +145,7 @@ def _from_logs(night: Night, found: data.Report) -> None:
     saved = night.run.read_json(SURVIVAL)
     if saved and saved.get("night") == night.state.nights and night.simulated:
         by_policy = {n: [CellResult.from_dict(r) for r in rows] for n, rows in saved["results"].items()}
-        cells = [(r.scenario, r.label, Physics.from_dict(r.physics, night.nominal)) for r in by_policy["before"]]
+        cells = [(r.scenario, r.label, r.world(night.nominal)) for r in by_policy["before"]]
         found.survival = report_cells(Survival(cells, by_policy, saved["seeds"]), ranges, night.nominal)
     if night.has_model and night.trainer.steps:
         found.open_loop = open_loop(night, night.trainer.evaluate(starts=128))

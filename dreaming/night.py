@@ -245,6 +245,7 @@ class Night:
             if now - saved > SAVE_EVERY_S:
                 trainer.save(self.run.checkpoints)
                 saved = time.monotonic()
+        trainer.save(self.run.checkpoints)
         self._calibrate()
         trainer.save(self.run.checkpoints)
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from dreaming.imagination import Rollout, Starts
 from envs.physics import Change, Physics
@@ -61,19 +60,14 @@ class Dreams:
         return Dreams(starts, self.physics + others.physics, self.names + others.names, age)
 
 
-def going_on(
-    dreams: Dreams, rollout: Rollout, counted: Tensor | None, most: int, longest: int, rng: np.random.Generator
-) -> Dreams:
+def going_on(dreams: Dreams, rollout: Rollout, most: int, longest: int, rng: np.random.Generator) -> Dreams:
     """At most so many of the dreams that were just dreamt, drawn from those that can go on.
 
     Args:
-        counted: (N, H) bool; a dream that was not trusted to its end does not go on.
         longest: steps from the logs, beyond which a dream is not followed: errors feed errors.
     """
     steps = rollout.reward.shape[1]
     stands = (rollout.continuation.min(1).values >= 0.5) & torch.isfinite(rollout.observation[:, -1]).all(-1)
-    if counted is not None:
-        stands &= counted.all(1)
     age = dreams.age + steps
     eligible = np.flatnonzero(stands.cpu().numpy() & (age + steps <= longest))
     return Dreams(rollout.end, dreams.physics, dreams.names, age)[rng.permutation(eligible)[:most]]

@@ -62,6 +62,7 @@ class Progress:
     imagined_steps: int = 0
     updates: int = 0  # of the policy, over all nights
     best_score: float | None = None
+    best_return: float = 0.0  # beside that score; it decides between equal ones
     best_worlds: str = ""  # what the score was measured on; scores on other worlds do not compare
     refused: dict[str, str] = field(default_factory=dict)  # scenario: reason
     selection: list[dict[str, Any]] = field(default_factory=list)

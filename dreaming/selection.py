@@ -25,10 +25,16 @@ MOST_DRAWS = 12  # worlds a scenario; twice as many inside the logs' physics
 
 @dataclass
 class Score:
-    """Success rates: inside the logs' physics, by scenario, and what selection goes by."""
+    """Success rates inside the logs' physics and by scenario, and what selection goes by."""
 
     nominal: float
     scenarios: dict[str, float]
+    returned: float  # mean over all worlds
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """Of policies that fail as seldom, the one that earns more is better."""
+        return self.total, self.returned
 
     @property
     def total(self) -> float:
@@ -55,7 +61,8 @@ class Selector:
         for result in results:
             by_scenario.setdefault(result.scenario, []).append(1.0 - result.failure_rate)
         nominal = float(np.mean(by_scenario.pop("logged")))
-        return Score(nominal, {name: float(np.mean(rates)) for name, rates in by_scenario.items()})
+        returned = float(np.mean([result.return_mean for result in results]))
+        return Score(nominal, {name: float(np.mean(rates)) for name, rates in by_scenario.items()}, returned)
 
 
 def seconds_a_step(policy: Policy, workers: Workers, physics: Physics, steps: int = 12) -> float:

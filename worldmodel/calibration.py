@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from configs import UserError
+from worldmodel.device import random_kept, seeded, set_random_state
 
 if TYPE_CHECKING:
     from worldmodel.model import Belief, WorldModel
@@ -138,11 +139,11 @@ def rolled(model: WorldModel, replay: Replay, windows: int, seed: int, horizon: 
     rows = np.clip(step[:, None] + np.arange(1 - PAST, horizon + 1), 0, length[:, None])
     batch = replay.gather(replay.offset[position][:, None] + rows)
     # A first row that is repeated is a beginning each time, so that nothing is made of it.
-    batch.is_first[:, 1:] |= torch.from_numpy(rows[:, 1:] == 0)
+    batch.is_first[:, 1:] |= torch.from_numpy(rows[:, 1:] == 0).to(replay.device)
     was_training = model.training
     model.eval()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with random_kept(replay.device):
+        set_random_state(seeded(seed, replay.device), replay.device)
         inputs = model.inputs(batch, torch.zeros_like(batch.labelled))
         image = None if batch.image is None else batch.image[:, :PAST]
         beliefs, *_ = model.filter(batch.vector[:, :PAST], image, inputs[:, :PAST], batch.is_first[:, :PAST])
@@ -151,8 +152,8 @@ def rolled(model: WorldModel, replay: Replay, windows: int, seed: int, horizon: 
     model.train(was_training)
     off = imagined.vector - model.scale(batch.vector[:, PAST:])
     return Windows(
-        error=off.square().mean(-1).sqrt().numpy().astype(np.float64),
-        disagreement=disagreement(model, start, imagined, inputs[:, PAST:]),
+        error=off.square().mean(-1).sqrt().cpu().numpy().astype(np.float64),
+        disagreement=disagreement(model, start, imagined, inputs[:, PAST:]).cpu(),
         lived=step[:, None] + np.arange(1, horizon + 1) <= length[:, None],
         episode=position,
     )

@@ -53,7 +53,10 @@ def dream(options: Dream) -> None:
     choose_device(options.device)  # says so at once if it is not there
     budget = Budget(options.hours * 3600, SHARES, used=process_age())
     prepare_cpu()
-    run = RunFolder(options.run or Path("runs") / (options.task or _task_of(options.data) or DEFAULT_TASK))
+    named = options.task or _task_of(options.data)
+    if options.data is not None and not (options.run or named):
+        raise UserError(f"--run is missing: what {options.data} is about is known after its import; give a new folder")
+    run = RunFolder(options.run or Path("runs") / (named or DEFAULT_TASK))
     with run.claimed():
         _dream(options, run, prepare(options, run), budget)
     if budget.stop.is_set():

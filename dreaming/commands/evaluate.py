@@ -13,7 +13,6 @@ from dreaming.scenario import load_scenarios, within
 from dreaming.selection import SURVIVAL_SEEDS
 from dreaming.survival import Survival, cells_of, log_ranges, try_policies
 from envs import registry
-from envs.physics import Physics
 from envs.record import ExpertPolicy, Policy, RandomPolicy
 from envs.workers import Workers
 from worldmodel.console import Screen, clock
@@ -100,7 +99,7 @@ def _print(results: list[CellResult], run: RunFolder | None, task: str) -> None:
         table.add_column(name, justify="right")
     for r in results:
         low, high = r.failure_interval
-        known = "?" if not ranges else "yes" if within(Physics.from_dict(r.physics, nominal), ranges, nominal) else "no"
+        known = "?" if not ranges else "yes" if within(r.world(nominal), ranges, nominal) else "no"
         table.add_row(
             r.scenario, r.label, known, f"{r.failure_rate:.0%}", f"{low * 100:.0f}–{high:.0%}", f"{r.lost_rate:.0%}",
             f"{r.return_mean:.1f}", str(r.episodes),

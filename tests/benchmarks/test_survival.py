@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import survival
 
+from configs import UserError
 from dreaming.evaluate import CellResult
 from dreaming.run import CLONE, RunFolder
 from envs.physics import Physics
@@ -39,6 +41,8 @@ def test_an_arm_is_a_night_less_a_part_and_what_is_finished_is_kept(tmp_path, ca
     assert survival.one_seed(options(tmp_path, "clone,unselected"), 3) == found
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.pt")} == before
     assert "unselected" in capsys.readouterr().out
+    with pytest.raises(UserError, match="was made with .*'trials': 1.* give another --out"):
+        survival.one_seed(replace(options(tmp_path, "clone"), trials=2), 3)
 
 
 def cell(scenario: str, failures: int) -> dict:

@@ -139,9 +139,9 @@ def test_dreaming_changes_the_policy_and_never_the_model(model, tmp_path, gradie
     config = DreamConfig(settings, view, horizon=4, dreams=16, batch=2, length=8)
     learner = DreamLearner(model, replay, "push-box", Physics(), load_scenarios("slippery", "push-box"), 20.0, config)
     weights = {name: value.clone() for name, value in model.state_dict().items()}
+    learner.clone(0.0)
     policy = [p.clone() for p in learner.learner.actor.parameters()]
-    for progress in (0.0, 0.5, 1.0):
-        learner.clone(progress)
+    for progress in (0.0, 0.5, 0.9):
         learner.dream(progress)
     for name, value in model.state_dict().items():
         assert torch.equal(value, weights[name]), name
@@ -167,6 +167,29 @@ def test_a_world_that_is_not_told_its_friction_is_the_same_on_every_floor(model,
         return learner.dream(0.0)["imagined_return"]
 
     assert (returned(0.05) == returned(0.6)) == (not told)
+
+
+def test_a_later_nights_dreams_begin_from_that_nights_clone(model, tmp_path):
+    replay = some_logs(tmp_path)
+    model.set_statistics(replay.statistics())
+    settings = ActorCriticConfig(SMALL.actor, 16, 1, critic_first=2)
+    config = DreamConfig(settings, horizon=4, dreams=16, batch=2, length=8)
+    learner = DreamLearner(model, replay, "push-box", Physics(), [], 20.0, config)
+    learner.updates = 500  # of the nights before
+    learner.clone(0.0)
+    cloned = [p.clone() for p in learner.learner.actor.parameters()]
+
+    def as_cloned(part) -> bool:
+        return all(torch.equal(a, b) for a, b in zip(cloned, part.parameters(), strict=True))
+
+    for update in range(4):
+        learner.dream(0.0)
+        assert as_cloned(learner.learner.clone)
+        # The critic learns first, for two updates; and warm-up begins at a rate of zero.
+        assert as_cloned(learner.learner.actor) == (update < 3)
+    other = DreamLearner(model, replay, "push-box", Physics(), [], 20.0, config)
+    other.load_state_dict(learner.state_dict())
+    assert other.begun_at == 500 and other.updates == 504
 
 
 def test_what_costs_more_is_dreamt_more(model, tmp_path):

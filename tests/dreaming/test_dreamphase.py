@@ -7,6 +7,7 @@ from dreaming.clock import Budget, Share
 from dreaming.dreamphase import DreamPhase
 from dreaming.run import BEST, LATEST, Progress
 from dreaming.scenario import Scenario
+from dreaming.selection import Score
 
 
 def ended(skipped: int) -> Progress:
@@ -46,10 +47,26 @@ def test_a_night_may_do_without_trials_and_audits_and_then_keeps_the_last_policy
         coverable=lambda: [Scenario("slippery", "", {"default": {"floor_friction": 0.1}})],
         config=SimpleNamespace(select=False, gate=False), workers=lambda n: nullcontext(),
         tick=lambda *_: None, metrics=lambda *_: None,
+        budget=Budget(10.0, [Share("dream", 1.0)], now=lambda: float(next(clock))),
     )  # fmt: skip
-    budget = Budget(10.0, [Share("dream", 1.0)], now=lambda: float(next(clock)))
-    phase = DreamPhase(night, budget.phase("dream"))  # pyright: ignore[reportArgumentType]
+    phase = DreamPhase(night, night.budget.phase("dream"))  # pyright: ignore[reportArgumentType]
     phase._begin = lambda: None
     phase.run()
     assert saved == [LATEST, BEST]
     assert not night.state.simulator_steps and not night.state.refused and not night.state.selection
+
+
+def test_of_policies_that_fail_as_seldom_the_one_that_earns_more_is_kept():
+    kept = []
+    night = SimpleNamespace(
+        state=Progress(), dreamer=SimpleNamespace(agent=lambda: None, updates=0), trainer=None, simulated=True,
+        save_policy=kept.append, coverable=list, earlier_s=0.0, metrics=lambda *_, **__: None,
+        run=SimpleNamespace(save_progress=lambda state: None), budget=Budget(10.0, [Share("dream", 1.0)]),
+    )  # fmt: skip
+    phase = DreamPhase(night, night.budget.phase("dream"))  # pyright: ignore[reportArgumentType]
+    phase._workers = SimpleNamespace(steps=0)  # pyright: ignore[reportAttributeAccessIssue]
+    scores = [Score(1.0, {"ice": 0.5}, 10.0), Score(1.0, {"ice": 0.5}, 9.0), Score(0.5, {"ice": 1.0}, 12.0)]
+    for score, count in zip([*scores, Score(1.0, {"ice": 0.6}, 1.0)], (1, 1, 2, 3), strict=True):
+        phase.selector = SimpleNamespace(score=lambda *_, score=score: score)  # pyright: ignore[reportAttributeAccessIssue]
+        assert phase._select() == score.rank
+        assert len(kept) == count

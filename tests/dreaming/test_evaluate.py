@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 
@@ -7,6 +8,7 @@ import pytest
 from configs import UserError
 from dreaming.evaluate import CellResult, evaluate, merge
 from envs import registry
+from envs.physics import Change
 from envs.slots import SimulatorError
 from envs.workers import Workers
 
@@ -188,3 +190,13 @@ def test_a_simulator_that_fails_once_costs_a_second_try_and_no_more(monkeypatch,
         else:
             with pytest.raises(SimulatorError, match="PyBullet is gone"):
                 evaluate("push-box", Shove(), CELLS, [5], workers)
+
+
+def test_a_result_knows_what_changed_on_the_way():
+    patch = NOMINAL.changing([Change(0.5, {"floor_friction": 0.05}, 1.0)])
+    with Workers("push-box", 1, processes=0) as workers:
+        (found,) = evaluate("push-box", Still(), [("patch", "ice", patch)], [5], workers)
+    again = CellResult.from_dict(json.loads(json.dumps(found.to_dict())))
+    assert again == found and again.world(NOMINAL) == patch
+    with pytest.raises(ValueError, match="are different cells"):
+        merge([found], [dataclasses.replace(found, changes=[], seeds=[6])])

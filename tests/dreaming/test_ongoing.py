@@ -56,13 +56,10 @@ def test_those_that_fell_or_are_too_old_do_not_go_on(learner):
     rollout = dreamt(learner, dreams, 4, torch.zeros(16, 4, 1))
     rollout.continuation[:] = 1.0
     rollout.continuation[:4, 2] = 0.4
-    found = going_on(dreams, rollout, None, 16, 12, np.random.default_rng(0))
+    found = going_on(dreams, rollout, 16, 12, np.random.default_rng(0))
     # Of ages 0, 4, 8, 12 four steps later, another four lead beyond twelve unless they began at 0 or 4.
     assert sorted(found.age.tolist()) == [4, 4, 4, 8, 8, 8]
-    assert len(going_on(dreams, rollout, None, 5, 12, np.random.default_rng(0))) == 5
-    counted = torch.ones(16, 4, dtype=torch.bool)
-    counted[8:, 3] = False  # not trusted to the end
-    assert len(going_on(dreams, rollout, counted, 16, 12, np.random.default_rng(0))) == 2
+    assert len(going_on(dreams, rollout, 5, 12, np.random.default_rng(0))) == 5
 
 
 def test_a_learner_goes_on_with_half_of_its_dreams_in_their_own_worlds(learner):

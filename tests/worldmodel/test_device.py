@@ -165,6 +165,16 @@ def test_a_run_moves_between_devices(elsewhere, logs, tmp_path):
     assert alike(updates(back, 0.4), after, elsewhere)
 
 
+def test_trust_is_calibrated_there_as_here(elsewhere, logs):
+    bounds = []
+    for device in (elsewhere, CPU):
+        trainer = trainer_on(device, logs)
+        updates(trainer, 0.0, 0.5)
+        bounds.append(trainer.calibrate(coverage=0.5))
+    there, here = ([made.scale, made.level, *made.shape] for made in bounds)
+    assert alike(there, here, elsewhere)
+
+
 def test_bad_losses_go_back_to_the_good_state_there(elsewhere, logs):
     trainer = trainer_on(elsewhere, logs)
     trainer.steps = 199
