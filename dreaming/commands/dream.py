@@ -54,7 +54,7 @@ def dream(options: Dream) -> None:
     budget = Budget(options.hours * 3600, SHARES, used=process_age())
     prepare_cpu()
     named = options.task or _task_of(options.data)
-    if options.data is not None and not (options.run or named):
+    if options.data is not None and options.data.exists() and not (options.run or named):
         raise UserError(f"--run is missing: what {options.data} is about is known after its import; give a new folder")
     run = RunFolder(options.run or Path("runs") / (named or DEFAULT_TASK))
     with run.claimed():

@@ -38,6 +38,13 @@ def test_help(command, name):
     assert told.code == 0 and "Example: " in told.out and f"usage: {name}" in told.out
 
 
+def test_logs_that_are_yet_to_be_imported_need_a_run(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "arm.csv").write_text("time,q,tau\n0,1,2\n1,2,3\n")
+    assert command("dream", "--data", "arm.csv").refused("--run is missing", "arm.csv")
+    assert [path.name for path in tmp_path.iterdir()] == ["arm.csv"]
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "parts"),
     [
