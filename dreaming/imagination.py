@@ -16,6 +16,7 @@ from worldmodel.model import Belief, WorldModel
 from worldmodel.replay import Batch, Replay
 
 MAX_LATENCY = 4
+OF_STARTS = ("vector", "recent", "episode", "step")  # the parts of Starts beside its beliefs, in order
 
 
 @dataclass
@@ -60,13 +61,12 @@ class Starts:
     step: Tensor  # (N,)
 
     def __getitem__(self, index) -> "Starts":
-        tensors = (self.vector, self.recent, self.episode, self.step)
-        return Starts(self.world.at(index), self.agent.at(index), *(part[index] for part in tensors))
+        parts = (getattr(self, name)[index] for name in OF_STARTS)
+        return Starts(self.world.at(index), self.agent.at(index), *parts)
 
     def joined(self, others: "Starts") -> "Starts":
         world, agent = self.world.joined(others.world), self.agent.joined(others.agent)
-        names = ("vector", "recent", "episode", "step")
-        return Starts(world, agent, *(torch.cat([getattr(self, name), getattr(others, name)]) for name in names))
+        return Starts(world, agent, *(torch.cat([getattr(self, name), getattr(others, name)]) for name in OF_STARTS))
 
 
 class Moment(NamedTuple):

@@ -13,11 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from dreaming.imagination import Rollout, Starts
+from dreaming.imagination import OF_STARTS, Rollout, Starts
 from envs.physics import Change, Physics
 from worldmodel.model import Belief
-
-OF_STARTS = ("vector", "recent", "episode", "step")
 
 
 @dataclass
