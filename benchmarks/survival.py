@@ -49,7 +49,8 @@ OTHERWISE: dict[str, dict[str, Any]] = {
     "ungated": {"gate": False},
     "unselected": {"select": False},
     "fresh": {"dream.go_on": 0.0},
-    "trusting": {"dream.trust.cut": True, "dream.trust.penalty": 0.01},
+    "cut": {"dream.trust.cut": True},
+    "penalised": {"dream.trust.penalty": 0.01},
     "whole": {},
 }
 SETTING = ("episodes", "learn_s", "clone_s", "dream_s", "trials", "view", "scenario", "table")
@@ -59,7 +60,8 @@ TITLES = {
     "ungated": "no trust gate",
     "unselected": "no selection",
     "fresh": "no dreams that go on",
-    "trusting": "whole, but cut and penalised",
+    "cut": "whole, but cut where trust ends",
+    "penalised": "whole, but disagreement costs",
 }
 
 
