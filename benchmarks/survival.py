@@ -51,6 +51,7 @@ OTHERWISE: dict[str, dict[str, Any]] = {
     "fresh": {"dream.go_on": 0.0},
     "cut": {"dream.trust.cut": True},
     "penalised": {"dream.trust.penalty": 0.01},
+    "searching": {"scenario": "search"},
     "whole": {},
 }
 SETTING = ("episodes", "learn_s", "clone_s", "dream_s", "trials", "view", "scenario", "table")
@@ -62,6 +63,7 @@ TITLES = {
     "fresh": "no dreams that go on",
     "cut": "whole, but cut where trust ends",
     "penalised": "whole, but disagreement costs",
+    "searching": "whole, but finds its what-ifs",
 }
 
 

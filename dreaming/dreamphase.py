@@ -1,6 +1,7 @@
 """The dream phase: actor-critic on dreams, held to the truth by an audit now and then and by selection."""
 
 from dreaming.clock import Phase
+from dreaming.exploring import exploring
 from dreaming.night import Night
 from dreaming.run import BEST, CLONE, LATEST
 from dreaming.selection import AUDIT_SEEDS, Selector, affordable_draws, seconds_a_step
@@ -21,6 +22,7 @@ class DreamPhase:
         self.night, self.phase, self.state = night, phase, night.state
         self.dreamer, self.trainer = night.dreamer, night.trainer
         self.coverable = night.coverable()
+        self.exploring = exploring(night, phase)  # None unless the night is to find what-ifs itself
         self._audits = 0
         self._cost = 0.0  # seconds that trying a policy takes
         self._now = phase.budget.now
@@ -28,6 +30,7 @@ class DreamPhase:
     def run(self) -> None:
         night = self.night
         if not night.simulated:
+            self._explore(None)
             self._begin()
             self._updates(lambda: False)
             self._end()
@@ -35,6 +38,7 @@ class DreamPhase:
             return
         with night.workers(ENVS) as workers:
             self._workers = workers
+            self._explore(workers)
             self.selector = self._selector(workers) if night.config.select else None
             self._begin()
             if night.budget.stop.is_set():
@@ -45,6 +49,11 @@ class DreamPhase:
             self._select()
         if self.selector is None:
             night.save_policy(BEST)
+
+    def _explore(self, workers: Workers | None) -> None:
+        if self.exploring is not None:
+            self.exploring.written = list(self.coverable)
+            self.exploring.begin(workers)
 
     def _begin(self) -> None:
         """Go on from where this night was; else from the clone, or from last night's policy if that is still better."""
@@ -85,6 +94,8 @@ class DreamPhase:
         while self.phase.left() > 1.05 * self._cost or not dreamt:
             values, dreamt = dreamer.dream(min(1.0, self.phase.spent())), True
             self._count()
+            if self.exploring is not None:
+                self.exploring.turn()
             text = f"{dreamer.imagined_steps:,} steps dreamt, return {values['imagined_return']:.1f}"
             self.night.tick(self.phase, text)
             self.night.metrics("dream", dreamer.updates, values)
@@ -99,9 +110,10 @@ class DreamPhase:
         task = self.night.config.task
         step_s = seconds_a_step(self.dreamer.agent(), workers, self.night.nominal)
         max_steps = registry.task_class(task).max_steps
+        tried = self.coverable + (self.exploring.exploration.trials() if self.exploring else [])
         seconds = SELECTION_SHARE * self.phase.seconds / 3
-        draws = affordable_draws(step_s, max_steps, len(self.coverable), workers.n_envs, seconds)
-        selector = Selector(task, self.coverable, self.night.nominal, workers, draws)
+        draws = affordable_draws(step_s, max_steps, len(tried), workers.n_envs, seconds)
+        selector = Selector(task, tried, self.night.nominal, workers, draws)
         state, run = self.state, self.night.run
         if state.best_score is not None and state.best_worlds != selector.worlds:
             score = selector.score(run.load_agent(BEST, device=self.night.device))
@@ -178,7 +190,11 @@ class DreamPhase:
             state.refused.pop(scenario.name, None)
             if scenario.name in reasons:
                 state.refused[scenario.name] = reasons[scenario.name]
-        self.dreamer.scenarios = [s for s in self.coverable if s.name not in reasons]
+        believed = [s for s in self.coverable if s.name not in reasons]
+        if self.exploring is None:
+            self.dreamer.scenarios = believed
+        else:
+            self.exploring.write(believed)
         self.dreamer.forget(set(reasons))
         trusted = {one.scenario: float(one.trusted) for one in report.scenarios}
         night.metrics("trusted", self.dreamer.updates, trusted, always=True)

@@ -62,6 +62,10 @@ class ImaginedFailure:
         episodes = held_out.reader.episodes
         self.logged = [Physics.from_dict(episodes[i]["physics"], nominal) for i in self.starts.episode.tolist()]
         self.imagined_steps = 0
+        self.renew()
+
+    def renew(self) -> None:
+        """To be called when the policy has learnt."""
         self.usual = float(_returns(self.in_logs()).mean())  # what the policy gets in the logs' worlds
 
     def in_logs(self) -> Rollout:

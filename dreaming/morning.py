@@ -14,6 +14,7 @@ from dreaming.audit import AuditReport
 from dreaming.clock import Phase
 from dreaming.dreamphase import dream
 from dreaming.evaluate import CellResult
+from dreaming.exploration import found_scenarios
 from dreaming.films import film, in_order
 from dreaming.night import Night
 from dreaming.outlook import outlook
@@ -43,7 +44,7 @@ def audit(night: Night, phase: Phase) -> None:
         names = night.trainer.reader.schema["observation"]["vector"].get("names")
         found = auditor.audit_on_logs(dreams, names)
     else:
-        scenarios = [auditing.LOGGED, *night.coverable()]
+        scenarios = [auditing.LOGGED, *night.what_ifs()]
         # Few environments: the replays are long, the dreams few.
         with night.workers(16) as workers:
             share = 0.8 * phase.seconds
@@ -68,7 +69,7 @@ def survival(night: Night, phase: Phase) -> None:
         "after": run.load_agent(BEST, device=night.device),
         "demonstrator": ExpertPolicy(task, night.config.seed),
     }
-    found = Survival(cells_of(night.scenarios, task))
+    found = Survival(cells_of([*night.scenarios, *found_scenarios(night.state.exploration, task)], task))
     with night.workers(ENVS) as workers:
         counted = 0
 
@@ -183,7 +184,7 @@ def training(night: Night) -> data.Training:
 def films(night: Night, phase: Phase) -> list[data.Video]:
     """Of the beginning of an episode in each of a few scenarios; drawn from there, not chosen for beauty."""
     auditor = night.auditor()
-    by_name = {scenario.name: scenario for scenario in night.coverable()}
+    by_name = {scenario.name: scenario for scenario in night.what_ifs()}
     made: list[data.Video] = []
     each = 0.0
     with night.workers(1) as workers:

@@ -14,9 +14,10 @@ import torch
 from configs import UserError, from_dict, packaged
 from dreaming.auditing import Auditor
 from dreaming.clock import Budget, Phase, Share
+from dreaming.exploration import found_scenarios
 from dreaming.learning import DreamLearner
 from dreaming.run import BEST, CLONE, LATEST, NightConfig, Progress, RunFolder
-from dreaming.scenario import Scenario, load_scenarios
+from dreaming.scenario import Scenario, asked
 from envs import registry
 from envs.physics import Physics
 from envs.record import demonstrator, record
@@ -61,7 +62,9 @@ class Night:
         self.state: Progress = run.progress()
         self.earlier_s = sum(self.state.seconds.values())  # of nights, or parts of one, before
         self.simulated = config.task in registry.TASKS
-        self.scenarios: list[Scenario] = load_scenarios(config.scenario, config.task)
+        self.scenarios: list[Scenario]
+        self.scenarios, self.searches = asked(config.scenario, config.task)
+        self.explored: Callable[[], dict[str, Any]] | None = None  # what goes into checkpoints where it searches
         self.nominal: Physics = registry.nominal(config.task) if self.simulated else Physics()
         budget.shares = [share for share in budget.shares if share.name not in self._needless()]
         self._trainer: Trainer | None = None
@@ -178,6 +181,10 @@ class Night:
                 chosen.append(scenario)
         return chosen
 
+    def what_ifs(self) -> list[Scenario]:
+        """What may be dreamt, written by hand or found."""
+        return self.coverable() + found_scenarios(self.state.exploration, self.config.task)
+
     def workers(self, n_envs: int) -> Workers:
         """On two cores the processes would only take turns with the networks."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -192,7 +199,9 @@ class Night:
     def save_policy(self, name: str) -> None:
         dreamer, trainer = self.dreamer, self.trainer
         meta = {**trainer.meta(), "night": self.state.nights}
-        extra = {} if name not in (LATEST, CLONE) else {"dreamer": dreamer.state_dict()}
+        extra: dict[str, Any] = {} if name not in (LATEST, CLONE) else {"dreamer": dreamer.state_dict()}
+        if name == LATEST and self.explored is not None:
+            extra["exploration"] = self.explored()
         # A clone has no updates to go by: a later night's must count as newer.
         step = trainer.steps if name == CLONE else dreamer.updates
         self.run.save_policy(name, dreamer.learner, dreamer.model, step, meta, extra)

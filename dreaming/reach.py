@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,16 +14,20 @@ from dreaming.search import PUSHES, Archive, Evaluate, Evaluation, Space
 from envs.physics import FACTORS, PhysicsRange
 from worldmodel.context import ContextSpec
 
-EASY, HARD = 0.25, 0.6  # imagined failure at a border below which it moves out, above which it moves back
+EASY = 0.5  # imagined failure at a border below which it moves out
 FAILING = 0.25
 STEP = 0.05  # share of an axis that a border moves at once
+
+Trusted = Callable[[np.ndarray], np.ndarray]  # of worlds (M, F), in the factors' units, to (M,) bool
 
 
 class Reach:
     """The worlds that are dreamt: a box over a space's factors that holds the logs' and grows as the policy survives.
 
     One border moves at a time, and outwards only where every corner of what it takes in is trusted, so that the box
-    never leaves a trusted region that is convex. Where trust is withdrawn, borders move back, to the logs at most.
+    never leaves a trusted region that is convex. Where trust is withdrawn, borders move back, to the logs at most. A
+    policy that fails at a border has it wait there, as what it is to learn lies within; the logs' own border does not
+    wait, as there is nothing new within.
     """
 
     def __init__(self, space: Space) -> None:
@@ -31,25 +35,41 @@ class Reach:
         self.ends = np.stack(space.logged())  # (2, F): lowest and highest, in the factors' units
         self.turn = 0  # counts the borders looked at
 
-    def move(self, evaluate: Evaluate, rng: np.random.Generator, count: int = 8) -> None:
-        """Looks at the next border and moves it out, back or not at all; `count` worlds drawn on it are dreamt."""
-        factors = len(self.space.axes)
-        f, upper = divmod(self.turn % (2 * factors), 2)
+    def move(
+        self, evaluate: Evaluate, rng: np.random.Generator, count: int = 8, trusted: Trusted | None = None
+    ) -> float:
+        """Looks at the next border and moves it out, back or not at all; `count` worlds drawn on it are dreamt.
+
+        Args:
+            trusted: whom to ask about trust, where that takes no dreams; else `evaluate` is.
+
+        Returns:
+            The imagined failure there.
+        """
+        trusted = trusted or (lambda points: evaluate(points).trusted)
+        f, upper = self.next_border
         self.turn += 1
+        logged = self.space.axes[f].logged[upper]
         box = self.space.shares(self.ends)
         outward = STEP if upper else -STEP
-        on_it = rng.uniform(box[0], box[1], (count, factors))
+        on_it = rng.uniform(box[0], box[1], (count, len(self.space.axes)))
         on_it[:, f] = box[upper, f]
         further = np.clip(box[upper, f] + outward, 0.0, 1.0)
-        here, there = _face(box, f, box[upper, f]), _face(box, f, further)
-        failure, trusted = evaluate(self.space.points(np.concatenate([on_it, here, there])))
-        failing = float(failure[:count].mean())
-        if not trusted[: -len(there)].all() or failing > HARD:
+        here, there = (self.space.points(_face(box, f, share)) for share in (box[upper, f], further))
+        failing = float(evaluate(self.space.points(on_it)).failure.mean())
+        if not trusted(here).all():
             box[upper, f] -= outward
-            back, logged = self.space.points(box)[upper, f], self.space.axes[f].logged[upper]
+            back = self.space.points(box)[upper, f]
             self.ends[upper, f] = max(back, logged) if upper else min(back, logged)
-        elif trusted[-len(there) :].all() and failing < EASY:
-            self.ends[upper, f] = self.space.points(there)[0, f]
+        elif (failing < EASY or np.isclose(self.ends[upper, f], logged)) and trusted(there).all():
+            self.ends[upper, f] = there[0, f]
+        return failing
+
+    @property
+    def next_border(self) -> tuple[int, int]:
+        """The factor's number, and 1 for its upper end."""
+        f, upper = divmod(self.turn % (2 * len(self.space.axes)), 2)
+        return f, upper
 
     def holds(self, points: np.ndarray) -> np.ndarray:
         """(M,) whether worlds (M, F) lie within."""
@@ -58,7 +78,7 @@ class Reach:
 
     def scenario(self, task: str) -> Scenario:
         """All of it."""
-        return _scenario("reach", "As far beyond the logs as the policy has got.", task, self.space.names, self.ends)
+        return scenario_of("reach", "As far beyond the logs as the policy has got.", task, self.space.names, self.ends)
 
     def state_dict(self) -> dict[str, Any]:
         return {"ends": dict(zip(self.space.names, self.ends.T.tolist(), strict=True)), "turn": self.turn}
@@ -95,7 +115,7 @@ def proposals(archive: Archive, reach: Reach, task: str, count: int = 4, failing
         ends = np.stack([np.maximum(low, reach.ends[0]), np.minimum(high, reach.ends[1])])
         name = ", ".join(f"{f} {a:.3g} to {b:.3g}" for f, a, b in zip(space.names, *ends, strict=True))
         text = f"Found by search: dreams fail by {archive.failure[cell]:.0%} there."
-        chosen.append(_scenario(name, text, task, space.names, ends))
+        chosen.append(scenario_of(name, text, task, space.names, ends))
         taken.append(at)
         if len(chosen) == count:
             break
@@ -141,7 +161,7 @@ def _face(box: np.ndarray, f: int, share: float) -> np.ndarray:
     return np.array(list(itertools.product(*ends)))
 
 
-def _scenario(name: str, text: str, task: str, factors: Sequence[str], ends: np.ndarray) -> Scenario:
+def scenario_of(name: str, text: str, task: str, factors: Sequence[str], ends: np.ndarray) -> Scenario:
     """Uniform between `ends` (2, F)."""
     ranges: PhysicsRange = {factor: (float(a), float(b)) for factor, a, b in zip(factors, *ends, strict=True)}
     return Scenario(name, text, {task: ranges | (PUSHES if "push_m_s" in ranges else {})})

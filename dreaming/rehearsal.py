@@ -6,9 +6,10 @@ import torch
 from dreaming.agent import Actor, View
 from dreaming.audit import Dream
 from dreaming.imagination import imagine, starts_from
+from dreaming.imagined_failure import held_out_starts
 from dreaming.learning import dream_physics
 from dreaming.scenario import Scenario
-from dreaming.trust import stated
+from dreaming.trust import judge, stated
 from envs.physics import Physics
 from worldmodel.device import random_kept, seeded, set_random_state
 from worldmodel.model import WorldModel
@@ -68,6 +69,56 @@ def rehearse(
                 )
             )
     return dreams
+
+
+@torch.no_grad()
+def rehearse_at_once(
+    model: WorldModel,
+    actor: Actor,
+    held_out: Replay,
+    task: str,
+    scenario: Scenario,
+    nominal: Physics,
+    control_hz: float,
+    count: int,
+    horizon: int,
+    seed: int,
+) -> list[Dream]:
+    """As `rehearse`, all dreams side by side: a tenth of the time, and other draws."""
+    rng = np.random.default_rng(seed)
+    episodes, device = held_out.reader.episodes, held_out.device
+    with random_kept(device):
+        set_random_state(seeded(seed, device), device)
+        starts = held_out_starts(model, held_out, actor.view, count, False, rng)
+        which, steps = starts.episode.tolist(), starts.step.cpu().numpy()
+        logged = [Physics.from_dict(episodes[i]["physics"], nominal) for i in which]
+        physics = [
+            scenario.sample(task, rng, one, step / control_hz) for one, step in zip(logged, steps.tolist(), strict=True)
+        ]
+        rollout = imagine(model, actor, starts, dream_physics(model, physics, steps, horizon, control_hz), horizon)
+    says: list[dict] = [{}] * count
+    if model.calibration is not None:
+        world = rollout.world
+        first, arrived = world.at(slice(None), 0), world.at(slice(None), slice(1, None))
+        found = judge(model, model.calibration, first, arrived, rollout.inputs)
+        bounds, trusted = found.bound.cpu().numpy(), found.horizon.tolist()
+        says = [{"uncertainty": bounds[i], "trust_horizon": trusted[i]} for i in range(count)]
+    as_array = lambda values: values.cpu().numpy()  # noqa: E731
+    return [
+        Dream(
+            episode=which[i],
+            step=int(steps[i]),
+            scenario=scenario.name,
+            physics=physics[i].to_dict(),
+            action=as_array(rollout.action[i].clamp(-1, 1)),
+            observation=as_array(rollout.observation[i]),
+            reward=as_array(rollout.reward[i]),
+            continuation=as_array(rollout.continuation[i]),
+            changes=physics[i].changes,
+            **says[i],
+        )
+        for i in range(count)
+    ]
 
 
 def replayed_logs(

@@ -34,7 +34,7 @@ class NightConfig:
     task: str
     seed: int = 0
     size: str = "laptop"
-    scenario: str = "edge-cases"
+    scenario: str = "edge-cases"  # names with commas between; `search` has the night find some itself
     episodes: int = 600  # starter logs that are recorded where none are given
     data: str = ""  # folder of the logs; empty for the run's own `episodes`
     audit_horizon: int = 50  # steps a dream is followed in the audit
@@ -65,6 +65,7 @@ class Progress:
     best_return: float = 0.0  # beside that score; it decides between equal ones
     best_worlds: str = ""  # what the score was measured on; scores on other worlds do not compare
     refused: dict[str, str] = field(default_factory=dict)  # scenario: reason
+    exploration: dict[str, Any] = field(default_factory=dict)  # what a night found that was to find its own what-ifs
     selection: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 

@@ -37,6 +37,7 @@ from envs import registry
 from envs.physics import FACTORS, Change, Physics, PhysicsRange, check_changeable, check_range, sample
 
 KIND = "scenarios"
+SEARCH = "search"  # among the names of a night's scenarios: it is to find its own
 DEFAULT = "default"
 _KEYS = ("description", "physics", "levels", "events", "scenarios")
 _ENTRIES = {
@@ -141,6 +142,17 @@ def load_scenarios(name: str | Path, task: str) -> list[Scenario]:
             _check_for(scenario, task)
             found[scenario.name] = scenario
     return list(found.values())
+
+
+def asked(names: str, task: str) -> tuple[list[Scenario], bool]:
+    """What a night is to dream: scenarios written by hand, and whether it is to find some itself.
+
+    Args:
+        names: as `load_scenarios` takes them, or `search`, alone or among them.
+    """
+    items = [item.strip() for item in names.split(",")]
+    written = [item for item in items if item != SEARCH]
+    return load_scenarios(",".join(written), task) if written else [], len(written) < len(items)
 
 
 def within(physics: Physics, ranges: Mapping[str, Sequence[float]], nominal: Physics) -> bool:

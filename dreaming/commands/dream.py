@@ -15,7 +15,7 @@ from dreaming.night import SHARES, Night
 from dreaming.report.data import Report
 from dreaming.report.summary import headline
 from dreaming.run import NightConfig, RunFolder
-from dreaming.scenario import load_scenarios
+from dreaming.scenario import asked
 from dreaming.wandb_log import Tracker
 from envs import registry
 from worldmodel import checkpoint
@@ -102,7 +102,7 @@ def prepare(options: Dream, run: RunFolder) -> NightConfig:
     if task not in registry.TASKS and not options.data and before is None and not own_logs:
         registry.task_class(task)  # raises, with a suggestion
     if options.scenario is not None:
-        load_scenarios(options.scenario, task)
+        asked(options.scenario, task)
     data = before.data if before else ""
     if options.data is not None:
         logs = as_log_folder(options.data, run.episodes)
@@ -125,7 +125,7 @@ def prepare(options: Dream, run: RunFolder) -> NightConfig:
     if task in registry.TASKS:
         registry.task_class(task)  # says so now if there is no PyBullet
     config = _settle(options, run, before or NightConfig.for_task(task), before is None, data)
-    load_scenarios(config.scenario, task)
+    asked(config.scenario, task)
     if config != before:
         run.create(config)
     return config

@@ -211,14 +211,32 @@ def test_reach_never_leaves_a_trusted_region_that_is_convex(seed):
     assert (reach.ends != np.stack(space.logged())).any()
 
 
-def test_reach_stops_where_the_policy_fails_and_goes_back_to_the_logs_at_most():
+def test_reach_waits_where_the_policy_fails():
     reach = Reach(SPACE)
     move(reach, steep, 200)
-    # 0.25 of failure is reached at 2 degrees, 0.6 at 4.8.
-    assert reach.ends[:, 0].tolist() == [-2.0, 2.0] and reach.ends[1, 1] == pytest.approx(1.5)
-    move(reach, safe, 200)
-    move(reach, lambda points: steep(points)._replace(failure=np.ones(len(points))), 200)
-    np.testing.assert_allclose(reach.ends, np.stack(SPACE.logged()))
+    # By half it fails at 4 degrees, and steps are of 0.8.
+    np.testing.assert_allclose(reach.ends, [[-4.4, 0.0], [4.4, 1.5]])
+    move(reach, lambda points: steep(points)._replace(failure=np.ones(len(points))), 50)
+    np.testing.assert_allclose(reach.ends, [[-4.4, 0.0], [4.4, 1.5]])
+
+
+def test_the_first_step_beyond_the_logs_is_free():
+    reach = Reach(SPACE)
+    move(reach, lambda points: steep(points)._replace(failure=np.ones(len(points))), 50)
+    np.testing.assert_allclose(reach.ends, [[-2.8, 0.0], [2.8, 0.6]])
+
+
+def test_trust_may_be_asked_of_somebody_else_and_then_only_what_is_on_the_border_is_dreamt():
+    reach, dreamt = Reach(SPACE), []
+
+    def evaluate(points):
+        dreamt.append(points)
+        return safe(points)._replace(trusted=np.zeros(len(points), bool))
+
+    rng = np.random.default_rng(0)
+    failing = [reach.move(evaluate, rng, 3, lambda points: np.abs(points[:, 0]) <= 2.9) for _ in range(40)]
+    assert failing == [0.0] * 40 and {points.shape for points in dreamt} == {(3, 2)}
+    np.testing.assert_allclose(reach.ends, [[-2.8, 0.0], [2.8, 1.5]])
 
 
 def test_reach_gives_up_what_is_no_longer_trusted():

@@ -1,0 +1,170 @@
+"""The dream phase's own search for what-ifs: an `Exploration` with a night's model, policy, simulator and clock.
+
+It has a few per cent of the phase's time: one share to think (the policy dreamt at the borders of the reach, searches
+for failures), one to audit the next cells of the territory. Replays are counted as audits and never learnt from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from configs import UserError
+from dreaming.clock import Phase
+from dreaming.exploration import Exploration, Verdict, fits
+from dreaming.imagination import Rollout
+from dreaming.imagined_failure import ImaginedFailure
+from dreaming.night import Night
+from dreaming.outlook import SHARE, horizons, trusted_for
+from dreaming.rehearsal import rehearse_at_once
+from dreaming.run import CLONE, LATEST
+from dreaming.scenario import Scenario
+from dreaming.search import Space
+from dreaming.selection import AUDIT_SEEDS
+from dreaming.survival import log_ranges
+from envs import registry
+from envs.workers import Workers
+from worldmodel import checkpoint
+
+WIDTHS = 2.0  # of the logs' ranges, beyond them, that are explored
+THINK_SHARE, SURVEY_SHARE = 0.06, 0.08  # of the phase's time
+DREAMS = 24  # a cell's audit
+STARTS = 8  # dreams of a world that is thought about
+SEEDS = AUDIT_SEEDS + 300_000
+
+
+class Exploring:
+    def __init__(self, night: Night, phase: Phase, space: Space) -> None:
+        self.night, self.phase, self.space = night, phase, space
+        self.written: list[Scenario] = []  # by hand, and not refused
+        self.workers: Workers | None = None
+        self.exploration = Exploration(space, night.config.task, self._failure, night.config.seed)
+        self.seconds = {"elapsed": 0.0, "thinking": 0.0, "surveying": 0.0}  # of this night, up to the present phase
+
+    def begin(self, workers: Workers | None) -> None:
+        """Goes on from where this night was; else from where the last one had got to, with the clone."""
+        night, dreamer, folder = self.night, self.night.dreamer, self.night.run.checkpoints
+        self.workers = workers
+        latest = checkpoint.load(folder, LATEST) if checkpoint.exists(folder, LATEST) else None
+        resumed = latest is not None and latest[1].get("night") == night.state.nights
+        state, _, _ = latest if resumed and latest else checkpoint.load(folder, CLONE)
+        dreamer.load_state_dict(state["dreamer"])
+        held_out, model = night.trainer.held_out, night.trainer.model
+        self.dreams = ImaginedFailure(
+            model, dreamer.learner.actor, held_out, night.nominal, night.control_hz, starts=STARTS
+        )
+        if resumed and fits(state.get("exploration", {}), self.space):
+            self.exploration.load_state_dict(state["exploration"])
+            self.seconds = dict(state["exploration"]["seconds"])
+        else:
+            begun = self._now()
+            self._calibrate()
+            if fits(night.state.exploration, self.space):
+                self.exploration.begin_anew(night.state.exploration)
+            self.exploration.begin()
+            self.seconds["thinking"] += self._now() - begun
+        night.explored = self.state_dict
+        self._publish()
+
+    def turn(self) -> None:
+        """Called after every update: a piece of work, where its share of the time allows one."""
+        elapsed = self.seconds["elapsed"] + self.phase.elapsed()
+        if self.seconds["thinking"] <= THINK_SHARE * elapsed:
+            self._timed("thinking", self._think)
+        if self._simulated and self.seconds["surveying"] <= SURVEY_SHARE * elapsed and self.exploration.next_cell():
+            self._timed("surveying", self._survey)
+
+    def write(self, scenarios: list[Scenario]) -> None:
+        """These are dreamt beside what is found."""
+        self.written = scenarios
+        self._publish()
+
+    @property
+    def _simulated(self) -> bool:
+        return self.workers is not None and self.night.config.gate
+
+    def _timed(self, what: str, work: Callable[[], None]) -> None:
+        begun = self._now()
+        work()
+        self.seconds[what] += self._now() - begun
+        self._publish()
+
+    def _now(self) -> float:
+        return self.phase.budget.now()
+
+    def _think(self) -> None:
+        self.dreams.renew()
+        self.exploration.think()
+
+    def _survey(self) -> None:
+        assert self.workers is not None
+        before, ends = self.workers.steps, self.exploration.territory.ends()
+        try:
+            self.exploration.survey(self._audit)
+        finally:
+            self.night.state.count("audit", self.workers.steps - before)
+        # What was begun in a cell that is refused now must not go on.
+        low, high = self.exploration.territory.ends()
+        if (low > ends[0]).any() or (high < ends[1]).any():
+            dreamer, kept = self.night.dreamer, {"logged", *(scenario.name for scenario in self.written)}
+            dreamer.forget({name for name in dreamer.ongoing.names if name not in kept} if dreamer.ongoing else set())
+
+    def _audit(self, scenario: Scenario, look: int) -> Verdict:
+        night, workers = self.night, self.workers
+        assert workers is not None
+        night.tick(self.phase, f"auditing dreams of {scenario.name}")
+        model, held_out = night.trainer.model, night.trainer.held_out
+        dreams = rehearse_at_once(
+            model, night.dreamer.learner.actor, held_out, night.config.task, scenario, night.nominal,
+            night.control_hz, DREAMS, night.config.dream.horizon, SEEDS + look,
+        )  # fmt: skip
+        (found,) = night.auditor().audit(dreams, workers, replicas=0).scenarios
+        return Verdict(found.trusted, found.reason)
+
+    def _calibrate(self) -> None:
+        """The territory begins where held-out logs vouch for dreams half as long as in the logs' own worlds."""
+        model = self.night.trainer.model
+        if model.calibration is None:
+            return
+        usual = float(horizons(model, model.calibration, self.dreams.in_logs()).mean())
+        if usual >= 1:
+            evaluate = self.dreams.over(self.space, trusted_for(model, model.calibration, SHARE * usual))
+            self.exploration.territory.calibrate(lambda points: evaluate(points).trusted)
+
+    def _failure(self, space: Space, points: np.ndarray) -> np.ndarray:
+        return self.dreams.over(space, _any)(points).failure
+
+    def _publish(self) -> None:
+        """Hands what was found to whoever dreams, and to the progress."""
+        night, dreamer = self.night, self.night.dreamer
+        dreamer.scenarios = [*self.written, *self.exploration.scenarios()]
+        names = {scenario.name for scenario in dreamer.scenarios}
+        dreamer.cost = {name: cost for name, cost in dreamer.cost.items() if name in names}
+        if self.exploration.note(night.earlier_s + night.budget.elapsed()):
+            night.metrics("exploration", dreamer.updates, self.exploration.scalars(), always=True)
+        night.state.exploration = self.state_dict()
+
+    def state_dict(self) -> dict[str, Any]:
+        seconds = {**self.seconds, "elapsed": self.seconds["elapsed"] + self.phase.elapsed()}
+        return {**self.exploration.state_dict(), "seconds": seconds}
+
+
+def exploring(night: Night, phase: Phase) -> Exploring | None:
+    """Where the night is to find its own what-ifs, and its logs vary anything."""
+    if not night.searches:
+        return None
+    task = night.config.task
+    fixed = registry.task_class(task).reset_only if night.simulated else ()
+    try:
+        ranges = log_ranges(night.trainer.reader, task)
+        space = Space.of(night.trainer.model.context, ranges, night.scenarios, task, WIDTHS, fixed)
+    except UserError as error:
+        night.state.warn(f"nothing is searched: {error}")
+        return None
+    return Exploring(night, phase, space)
+
+
+def _any(points: np.ndarray, rollout: Rollout) -> np.ndarray:
+    return np.ones(len(points), bool)
