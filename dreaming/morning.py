@@ -16,6 +16,7 @@ from dreaming.dreamphase import dream
 from dreaming.evaluate import CellResult
 from dreaming.exploration import found_scenarios
 from dreaming.films import film, in_order
+from dreaming.findings import findings
 from dreaming.night import Night
 from dreaming.outlook import outlook
 from dreaming.report import data
@@ -94,7 +95,9 @@ def report(night: Night, phase: Phase) -> Path:
             found.warnings.append(str(error))
     audited = night.run.read_json(AUDIT) if "audit" in night.state.done else None
     found.audit = AuditReport.from_dict(audited) if audited else None
-    if "learn" in night.state.done and phase.left() > 8 and not night.budget.stop.is_set():
+    if night.state.exploration:
+        found.explored, found.not_learnable = findings(night)
+    elif "learn" in night.state.done and phase.left() > 8 and not night.budget.stop.is_set():
         night.tick(phase, "looking beyond the logs")
         found.not_learnable = list(outlook(night))
     if found.audit is not None and night.simulated and phase.left() > 5 and not night.budget.stop.is_set():

@@ -144,12 +144,17 @@ def not_learnable(
             bound = min(inner, axis.logged[0]) if side == "below" else max(inner, axis.logged[1])
             unit = f" {FACTORS[axis.factor].unit}".rstrip()
             lines.append(f"{NOT_LEARNABLE} with {axis.factor} {side} {bound:.3g}{unit}")
-    missing: dict[str, list[str]] = {}
+    return lines + missing(scenarios, context, task)
+
+
+def missing(scenarios: Sequence[Scenario], context: ContextSpec, task: str) -> list[str]:
+    """What scenarios need and these logs never vary, in words."""
+    needed: dict[str, list[str]] = {}
     for scenario in scenarios:
         for factor in scenario.factors(task):
             if not context.covers(factor):
-                missing.setdefault(factor, []).append(scenario.name)
-    return lines + [f"{NOT_LEARNABLE} that vary {name}, for {', '.join(of)}" for name, of in missing.items()]
+                needed.setdefault(factor, []).append(scenario.name)
+    return [f"{NOT_LEARNABLE} that vary {name}, for {', '.join(of)}" for name, of in needed.items()]
 
 
 NOT_LEARNABLE = "not learnable from these logs: record some"

@@ -9,7 +9,7 @@ none was looked at together. Letters: M worlds, F factors; a *side* is 2 f for w
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -41,19 +41,27 @@ class Territory:
                 out = begin + (1 if upper else -1) * STEP * np.arange(count + 1)
                 self._edges.append(np.clip(out, 0.0, 1.0))
         self.standing = [[UNKNOWN] * (len(edges) - 1) for edges in self._edges]
+        self.vouched = [0] * len(self.standing)  # cells a side that held-out logs vouch for, whatever audits say
         self.reasons: dict[Cell, str] = {}
         self.looks: dict[Cell, int] = {}  # audits of each cell
 
     # -- borders ------------------------------------------------------------------------------------------------------
 
-    def depth(self, side: int, *standings: str) -> int:
-        """Cells in a row from the logs on, of these standings; of those that may be dreamt where none are named."""
-        among = standings or (CALIBRATED, WIDENED)
-        return next((i for i, one in enumerate(self.standing[side]) if one not in among), len(self.standing[side]))
+    def depth(self, side: int) -> int:
+        """Cells in a row from the logs on that may be dreamt."""
+        row = self.standing[side]
+        return next((i for i, one in enumerate(row) if one not in (CALIBRATED, WIDENED)), len(row))
 
-    def ends(self, *standings: str) -> np.ndarray:
-        """(2, F): lowest and highest that is trusted, in the factors' units."""
-        shares = np.array([self._edges[side][self.depth(side, *standings)] for side in range(len(self._edges))])
+    def ends(self) -> np.ndarray:
+        """(2, F): lowest and highest that may be dreamt, in the factors' units."""
+        return self._ends([self.depth(side) for side in range(len(self.standing))])
+
+    def calibrated(self) -> np.ndarray:
+        """(2, F): lowest and highest that held-out logs vouch for."""
+        return self._ends(self.vouched)
+
+    def _ends(self, depth: Sequence[int]) -> np.ndarray:
+        shares = np.array([self.edge(side, cells) for side, cells in enumerate(depth)])
         return self.space.points(shares.reshape(-1, 2).T)
 
     def holds(self, points: np.ndarray) -> np.ndarray:
@@ -96,6 +104,7 @@ class Territory:
                 if not vouched[Cell(side, number)]:
                     break
                 row[number] = CALIBRATED
+                self.vouched[side] = number + 1
 
     def judge(self, cell: Cell, believed: bool, reason: str) -> None:
         """What an audit of dreams there found; it outweighs the calibration and earlier audits."""
@@ -143,11 +152,13 @@ class Territory:
 
     def state_dict(self) -> dict[str, Any]:
         told = [[*cell, self.looks.get(cell, 0), reason] for cell, reason in self.reasons.items()]
-        return {"standing": dict(zip(self._names(), self.standing, strict=True)), "told": told}
+        by_side = lambda values: dict(zip(self._names(), values, strict=True))  # noqa: E731
+        return {"standing": by_side(self.standing), "vouched": by_side(self.vouched), "told": told}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Of the same space."""
         self.standing = [list(state["standing"][name]) for name in self._names()]
+        self.vouched = [int(state["vouched"][name]) for name in self._names()]
         self.reasons = {Cell(side, number): reason for side, number, _, reason in state["told"]}
         self.looks = {Cell(side, number): looks for side, number, looks, _ in state["told"] if looks}
 

@@ -150,12 +150,10 @@ def refused_section(report: Report) -> str:
         parts.append(paragraph("Nothing was learned from dreams of these, as there was no ground to believe them."))
         parts.append(bullets([f"{item.scenario}: {item.reason}" for item in report.refused]))
     if report.not_learnable:
-        parts.append(
-            paragraph(
-                "How far each factor may go, by itself, before dreams can be trusted for less than half as long as in "
-                "the logs' own worlds:"
-            )
-        )
+        how = "before dreams can be trusted for less than half as long as in the logs' own worlds"
+        if report.explored is not None:
+            how = "before audits bore dreams out no longer"
+        parts.append(paragraph(f"How far each factor may go, by itself, {how}:"))
         parts.append(bullets(report.not_learnable))
     return section("refused", "What these logs cannot teach", *parts) if parts else ""
 

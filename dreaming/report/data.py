@@ -86,6 +86,30 @@ class Refused:
 
 
 @dataclass
+class Factor:
+    """How far one factor of physics was followed beyond the logs; pairs are (lowest, highest) in its unit."""
+
+    name: str
+    unit: str
+    explored: list[float]  # as far as anything was looked at
+    logged: list[float]
+    calibrated: list[float]  # that far held-out logs vouch for dreams
+    trusted: list[float]  # that far dreams may go, by audits too
+    reach: list[float]  # that far they went
+    refused: list[list[float]] = field(default_factory=list)  # cells in which an audit bore no dreams out
+    logarithmic: bool = False
+
+
+@dataclass
+class Explored:
+    """What a night found that was to find its own what-ifs."""
+
+    factors: list[Factor] = field(default_factory=list)
+    growth: list[dict[str, Any]] = field(default_factory=list)  # {"seconds", factor: [lowest, highest] of the reach}
+    failing: list[str] = field(default_factory=list)  # the worst worlds that the last search met, in words
+
+
+@dataclass
 class Logs:
     episodes: int = 0
     steps: int = 0
@@ -109,6 +133,7 @@ class Report:
     audit: AuditReport | None = None
     refused: list[Refused] = field(default_factory=list)
     not_learnable: list[str] = field(default_factory=list)  # what these logs cannot teach
+    explored: Explored | None = None
     training: Training = field(default_factory=Training)
     spent: Spent = field(default_factory=Spent)
     videos: list[Video] = field(default_factory=list)

@@ -11,6 +11,7 @@ from dreaming.report.accuracy import audit_section, open_loop_section, refused_s
 from dreaming.report.charts import number
 from dreaming.report.data import Report, Video, write_aside
 from dreaming.report.effort import next_section, spent_section, training_section, warnings_section
+from dreaming.report.explored import explored_section
 from dreaming.report.markup import duration, paragraph, section, tile
 from dreaming.report.style import CSS
 from dreaming.report.summary import headline, nothing_kept_sentence, percent, pooled, split, within_logs_sentence
@@ -34,6 +35,7 @@ def page(report: Report, run: Path) -> str:
         ("Still cannot", "cannot", cannot_section(report)),
         ("Videos", "videos", "{videos}" if report.videos else ""),
         ("Audit", "audit", audit_section(report)),
+        ("Looked for", "explored", explored_section(report)),
         ("Beyond the logs", "refused", refused_section(report)),
         ("World model", "open-loop", open_loop_section(report)),
         ("Training", "training", training_section(report)),
