@@ -180,11 +180,11 @@ class Exploration:
     def state_dict(self) -> dict[str, Any]:
         archive = self.archive
         return {
-            "axes": [asdict(axis) for axis in self.space.axes],
+            "axes": _axes(self.space),
             "reach": self.reach.state_dict(),
             "territory": self.territory.state_dict(),
             "failing": list(self.failing),
-            "archive": archive and {"axes": [asdict(a) for a in archive.space.axes], **archive.to_dict()},
+            "archive": archive and {"axes": _axes(archive.space), **archive.to_dict()},
             "searches": self.searches,
             "tried": self.tried,
             "history": self.history,
@@ -255,6 +255,10 @@ def found_scenarios(state: Mapping[str, Any], task: str) -> list[Scenario]:
 
 def _nobody(space: Space, points: np.ndarray) -> np.ndarray:
     raise ValueError("an exploration that was restored to be looked at dreams nothing")
+
+
+def _axes(space: Space) -> list[dict[str, Any]]:
+    return [{**asdict(axis), "logged": list(axis.logged)} for axis in space.axes]
 
 
 def space_of(axes: Sequence[Mapping[str, Any]]) -> Space:

@@ -62,7 +62,9 @@ class Territory:
 
     def _ends(self, depth: Sequence[int]) -> np.ndarray:
         shares = np.array([self.edge(side, cells) for side, cells in enumerate(depth)])
-        return self.space.points(shares.reshape(-1, 2).T)
+        found = self.space.points(shares.reshape(-1, 2).T)
+        # The logs' own ends to the last bit, which a way there and back by shares is not.
+        return np.where(np.array(depth).reshape(-1, 2).T == 0, np.stack(self.space.logged()), found)
 
     def holds(self, points: np.ndarray) -> np.ndarray:
         """(M,) whether worlds (M, F), in the factors' units, may be dreamt."""

@@ -1,0 +1,66 @@
+"""The dream phase of a night that is to find its own what-ifs, on top of a small night."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+from small_nights import Ears
+
+from dreaming import exploring
+from dreaming.clock import Budget, Share
+from dreaming.dreamphase import DreamPhase
+from dreaming.exploration import found_scenarios
+from dreaming.findings import findings
+from dreaming.night import Night
+from dreaming.run import LATEST, RunFolder
+from dreaming.territory import UNKNOWN
+from worldmodel import checkpoint
+
+
+@pytest.fixture
+def run(small_night, tmp_path, monkeypatch) -> RunFolder:
+    """A finished night's folder, which is asked to search from now on; quick to do so."""
+    monkeypatch.setattr(exploring, "STARTS", 1)
+    monkeypatch.setattr(exploring, "DREAMS", 4)
+    monkeypatch.setattr(exploring, "SURVEY_SHARE", 0.5)
+    monkeypatch.setattr("dreaming.exploration.ON_BORDER", 1)
+    found = RunFolder(shutil.copytree(small_night.path, tmp_path / "run"))
+    found.create(replace(found.config(), scenario="search,slippery", select=False))
+    return found
+
+
+def night_of(run: RunFolder, seconds: float) -> Night:
+    return Night(run.config(), run, Budget(seconds, [Share("dream", 1.0)]), Ears())
+
+
+def test_a_night_finds_what_ifs_audits_them_and_goes_on_from_there(run):
+    before = run.progress()
+    night = night_of(run, 2.0)
+    night.phase("dream", lambda given: DreamPhase(night, given).run())
+    state = run.progress().exploration
+    standing = [one for row in state["territory"]["standing"].values() for one in row]
+    assert set(standing) - {UNKNOWN}  # cells were audited
+    assert run.progress().simulator_steps["audit"] > before.simulator_steps["audit"]
+    assert state["seconds"]["surveying"] > 0 and state["seconds"]["thinking"] > 0
+    names = {scenario.name for scenario in found_scenarios(state, "push-box")}
+    assert {s.name for s in night.dreamer.scenarios} <= names | {"slippery"}
+    saved, _, _ = checkpoint.load(run.checkpoints, LATEST)
+    assert {**saved["exploration"], "seconds": None} == {**state, "seconds": None}
+    found, _ = findings(night)
+    assert [factor.name for factor in found.factors][0] == "box_mass_kg" and found.growth
+
+    again = night_of(run, 1.0)  # killed, say, and called again
+    phase = DreamPhase(again, again.budget.phase("dream"))
+    with again.workers(2) as workers:
+        phase._explore(workers)
+    assert phase.exploring is not None
+    now = phase.exploring.state_dict()
+    assert {**now, "seconds": None} == {**state, "seconds": None}
+    assert now["seconds"]["elapsed"] >= state["seconds"]["elapsed"]
+
+
+def test_logs_that_vary_nothing_are_dreamt_as_they_are(run, monkeypatch):
+    monkeypatch.setattr(exploring, "log_ranges", lambda reader, task: {})
+    night = night_of(run, 1.0)
+    assert exploring.exploring(night, night.budget.phase("dream")) is None
+    assert night.state.warnings[-1].startswith("nothing is searched: the logs vary no factor")
