@@ -108,7 +108,7 @@ class DreamPhase:
     def _selector(self, workers: Workers) -> Selector:
         """As many worlds as the time allows for about three trials or more."""
         task = self.night.config.task
-        step_s = seconds_a_step(self.dreamer.agent(), workers, self.night.nominal)
+        step_s = seconds_a_step(self.dreamer.agent(), workers, self.night.nominal, now=self._now)
         max_steps = registry.task_class(task).max_steps
         tried = self.coverable + (self.exploring.exploration.trials() if self.exploring else [])
         seconds = SELECTION_SHARE * self.phase.seconds / 3

@@ -24,7 +24,8 @@ SIDES, FOUND = 3, 2  # sides and neighbourhoods that are dreamt at once: more wo
 KEPT = 3  # factors that a search is over
 LEVELS, WORLDS = 5, 128  # of a scan, by factor, and of a search
 ROUNDS = 4  # around all borders between two searches
-FAR = 4  # cells beyond the logs that trials of policies go
+NEAR, FAR = 2, 4  # cells beyond the logs: where failure in dreams chooses the trials, and how far those then go
+RARE = 0.1  # imagined failure at a border below which its side needs no dreams of its own
 MOST_HISTORY = 200
 
 
@@ -140,9 +141,10 @@ class Exploration:
 
     def scenarios(self) -> list[Scenario]:
         """What to dream now; nothing as long as the reach is that of the logs."""
-        worst = sorted(self.beyond(), key=lambda side: -self.failing[side])[:SIDES]
+        beyond = self.beyond()
+        worst = sorted((s for s in beyond if self.failing[s] >= RARE), key=lambda side: -self.failing[side])[:SIDES]
         found = [self._side(side) for side in sorted(worst)]
-        if len(self.beyond()) > 1:
+        if len(beyond) > 1 or (beyond and not worst):
             found.append(self.reach.scenario(self.task))
         return found + self.proposed()
 
@@ -164,9 +166,9 @@ class Exploration:
         """
         if self.tried is None:
             low, high = self.space.shares(np.stack(self.space.logged()))
-            far = np.array([self.territory.edge(side, FAR) for side in range(len(self.failing))])
-            shares = np.tile((low + high) / 2, (len(far), 1))
-            shares[np.arange(len(far)), np.arange(len(far)) // 2] = far
+            near = np.array([self.territory.edge(side, NEAR) for side in range(len(self.failing))])
+            shares = np.tile((low + high) / 2, (len(near), 1))
+            shares[np.arange(len(near)), np.arange(len(near)) // 2] = near
             failure = self.imagined(self.space, self.space.points(shares))
             worst = np.argsort(-failure, kind="stable")
             self.tried = [int(side) for side in worst[:SIDES] if failure[side] >= EASY] or [int(worst[0])]

@@ -59,12 +59,10 @@ class Exploring:
             self.exploration.load_state_dict(state["exploration"])
             self.seconds = dict(state["exploration"]["seconds"])
         else:
-            begun = self._now()
             self._calibrate()
             if fits(night.state.exploration, self.space):
                 self.exploration.begin_anew(night.state.exploration)
             self.exploration.begin()
-            self.seconds["thinking"] += self._now() - begun
         night.explored = self.state_dict
         self._publish()
 

@@ -65,17 +65,23 @@ class Selector:
         return Score(nominal, {name: float(np.mean(rates)) for name, rates in by_scenario.items()}, returned)
 
 
-def seconds_a_step(policy: Policy, workers: Workers, physics: Physics, steps: int = 12) -> float:
-    """How long one step of all the workers' environments takes with this policy."""
+def seconds_a_step(
+    policy: Policy,
+    workers: Workers,
+    physics: Physics,
+    steps: int = 12,
+    now: Callable[[], float] = time.monotonic,
+) -> float:
+    """How long one step of all the workers' environments takes with this policy, by the clock `now`."""
     rows = list(range(workers.n_envs))
     policy.reset(len(rows))
     observation = workers.reset(rows, [SELECTION_SEEDS - 1 - row for row in rows], [physics] * len(rows))
     is_first = np.ones(len(rows), bool)
-    begun = time.monotonic()
+    begun = now()
     for _ in range(steps):
         observation = workers.step(rows, policy.act(observation, is_first)).observation
         is_first[:] = False
-    return (time.monotonic() - begun) / steps
+    return (now() - begun) / steps
 
 
 def affordable_draws(step_s: float, max_steps: int, scenarios: int, n_envs: int, seconds: float) -> int:

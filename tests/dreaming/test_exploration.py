@@ -71,9 +71,7 @@ def test_dreams_grow_to_where_audits_bear_them_out():
     # Cells end at 4.4 degrees before 5, and at 1 kg.
     np.testing.assert_allclose(exploration.territory.ends(), [[-4.4, 0.0], [4.4, 1.0]])
     np.testing.assert_allclose(exploration.reach.ends, [[-4.4, 0.0], [4.4, 1.0]])
-    assert [s.name for s in exploration.scenarios()] == [
-        "slope_deg below -2", "slope_deg above 2", "payload_kg above 0.5", "reach",
-    ]  # fmt: skip
+    assert [s.name for s in exploration.scenarios()] == ["reach"]  # as nothing fails anywhere
     assert "record some with slope_deg above 4.4 deg (looked at" in exploration.territory.refusals()[1]
 
 
@@ -108,8 +106,8 @@ def test_worst_worlds_are_searched_for_and_proposed_within_reach():
 
 def test_trials_are_on_the_sides_where_the_first_policy_failed_and_stay_the_same():
     exploration = Exploration(SPACE, TASK, steep)
+    assert [s.name for s in exploration.trials()] == ["slope_deg above 2"]
     (trial,) = exploration.trials()
-    assert trial.name == "slope_deg above 2"
     assert trial.physics_for(TASK)["slope_deg"] == (pytest.approx(2.0), pytest.approx(2.0 + FAR * 0.8))
     exploration.imagined = lambda space, points: points[:, 1]
     assert exploration.trials() == [trial]
