@@ -34,7 +34,8 @@ class Dream:
     data: Path | None = None
     """Logs to learn from: a folder of record-rollouts, or an .npz with its mapping. Default: record demonstrations."""
     scenario: str | None = None
-    """slippery, payload, push, slope, latency, weak-motors, nominal, edge-cases (all; default), or a YAML file."""
+    """slippery, payload, push, slope, latency, weak-motors, nominal, edge-cases (all; default), a YAML file, or search:
+    the night finds what to dream itself. Several with commas between."""
     size: str | None = None
     """Size of the world model: debug, laptop (default), 1m, 12m, ..."""
     seed: int | None = None
