@@ -7,6 +7,7 @@ import pytest
 from small_nights import Ears
 
 from dreaming import exploring
+from dreaming.audit_report import ErrorCurve, ScenarioAudit
 from dreaming.clock import Budget, Share
 from dreaming.dreamphase import DreamPhase
 from dreaming.exploration import found_scenarios
@@ -57,6 +58,26 @@ def test_a_night_finds_what_ifs_audits_them_and_goes_on_from_there(run):
     now = phase.exploring.state_dict()
     assert {**now, "seconds": None} == {**state, "seconds": None}
     assert now["seconds"]["elapsed"] >= state["seconds"]["elapsed"]
+
+
+@pytest.mark.parametrize(
+    "error, seen, believed, text",
+    [
+        ([0.2, 0.6], [4, 2], True, "over 2 steps dreams err by 40% of what standing still does, 4 dreams"),
+        ([0.2, 0.9], [4, 2], False, "over 2 steps dreams err by 55% of what standing still does, 4 dreams"),
+        # Of the second step too few dreams tell; a dream that is not finite counts for nothing.
+        ([0.2, 0.9], [4, 1], True, "over 1 step dreams err by 20% of what standing still does, 4 dreams"),
+        ([0.2, None], [4, 4], True, "over 1 step dreams err by 20% of what standing still does, 4 dreams"),
+    ],
+)
+def test_a_cell_is_borne_out_by_dreams_that_err_at_most_half_as_much_as_standing_still(error, seen, believed, text):
+    found = replace(
+        ScenarioAudit.of_nothing("ice"), dreams=4, trusted=True, compared=seen,
+        error=ErrorCurve(error, error), persistence=ErrorCurve([1.0, 1.0], [1.0, 1.0]),
+    )  # fmt: skip
+    assert exploring.borne_out(found) == (believed, text)
+    refused = replace(found, trusted=False, reason="no better than standing still")
+    assert exploring.borne_out(refused) == (False, "no better than standing still")
 
 
 def test_logs_that_vary_nothing_are_dreamt_as_they_are(run, monkeypatch):
