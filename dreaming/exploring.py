@@ -181,7 +181,8 @@ def borne_out(found: ScenarioAudit) -> Verdict:
         if 2 * seen >= found.dreams and error is not None and still is not None
     ]
     share = sum(error for error, _ in pairs) / sum(still for _, still in pairs)
-    text = f"over {len(pairs)} step{'s' if len(pairs) > 1 else ''} dreams err by {share:.0%} of what standing still does, {found.compared[0]} dreams"
+    steps = f"{len(pairs)} step{'s' if len(pairs) > 1 else ''}"
+    text = f"over {steps} dreams err by {share:.0%} of what standing still does, {found.compared[0]} dreams"
     return Verdict(share <= MOST_ERROR, text)
 
 
