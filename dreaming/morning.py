@@ -14,7 +14,6 @@ from dreaming.audit import AuditReport
 from dreaming.clock import Phase
 from dreaming.dreamphase import dream
 from dreaming.evaluate import CellResult
-from dreaming.exploration import found_scenarios
 from dreaming.films import film, in_order
 from dreaming.findings import findings
 from dreaming.night import Night
@@ -45,7 +44,7 @@ def audit(night: Night, phase: Phase) -> None:
         names = night.trainer.reader.schema["observation"]["vector"].get("names")
         found = auditor.audit_on_logs(dreams, names)
     else:
-        scenarios = [auditing.LOGGED, *night.what_ifs()]
+        scenarios = [auditing.LOGGED, *night.coverable(), *night.found()]
         # Few environments: the replays are long, the dreams few.
         with night.workers(16) as workers:
             share = 0.8 * phase.seconds
@@ -70,7 +69,7 @@ def survival(night: Night, phase: Phase) -> None:
         "after": run.load_agent(BEST, device=night.device),
         "demonstrator": ExpertPolicy(task, night.config.seed),
     }
-    found = Survival(cells_of([*night.scenarios, *found_scenarios(night.state.exploration, task)], task))
+    found = Survival(cells_of([*night.scenarios, *night.found()], task))
     with night.workers(ENVS) as workers:
         counted = 0
 
@@ -95,7 +94,7 @@ def report(night: Night, phase: Phase) -> Path:
             found.warnings.append(str(error))
     audited = night.run.read_json(AUDIT) if "audit" in night.state.done else None
     found.audit = AuditReport.from_dict(audited) if audited else None
-    if night.state.exploration:
+    if night.searches and night.state.exploration:
         found.explored, found.not_learnable = findings(night)
     elif "learn" in night.state.done and phase.left() > 8 and not night.budget.stop.is_set():
         night.tick(phase, "looking beyond the logs")
@@ -187,7 +186,7 @@ def training(night: Night) -> data.Training:
 def films(night: Night, phase: Phase) -> list[data.Video]:
     """Of the beginning of an episode in each of a few scenarios; drawn from there, not chosen for beauty."""
     auditor = night.auditor()
-    by_name = {scenario.name: scenario for scenario in night.what_ifs()}
+    by_name = {scenario.name: scenario for scenario in [*night.coverable(), *night.found()]}
     made: list[data.Video] = []
     each = 0.0
     with night.workers(1) as workers:

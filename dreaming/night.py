@@ -181,9 +181,9 @@ class Night:
                 chosen.append(scenario)
         return chosen
 
-    def what_ifs(self) -> list[Scenario]:
-        """What may be dreamt, written by hand or found."""
-        return self.coverable() + found_scenarios(self.state.exploration, self.config.task)
+    def found(self) -> list[Scenario]:
+        """What it found that was to find its own what-ifs: those that would be dreamt next."""
+        return found_scenarios(self.state.exploration, self.config.task) if self.searches else []
 
     def workers(self, n_envs: int) -> Workers:
         """On two cores the processes would only take turns with the networks."""
