@@ -23,7 +23,7 @@ ON_BORDER = 6  # worlds that are dreamt at a border each time
 SIDES, FOUND = 3, 2  # sides and neighbourhoods that are dreamt at once: more would thin out what hurts
 KEPT = 3  # factors that a search is over
 LEVELS, WORLDS = 5, 128  # of a scan, by factor, and of a search
-ROUNDS = 4  # around all borders between two searches
+PIECES = ("all", "worst", "worst", "search", "worst", "worst")  # in turn; a search takes as long as several looks
 NEAR, FAR = 2, 4  # cells beyond the logs: where failure in dreams chooses the trials, and how far those then go
 RARE = 0.1  # imagined failure at a border below which its side needs no dreams of its own
 MOST_HISTORY = 200
@@ -53,7 +53,7 @@ class Exploration:
         self.failing = [0.0] * (2 * len(space.axes))  # by side, imagined at the reach's border when last looked at
         self.archive: Archive | None = None
         self.tried: list[int] | None = None  # sides that policies are tried on
-        self.searches = 0
+        self.turn = 0  # pieces of work done
         self.history: list[dict[str, Any]] = []
 
     # -- what is found ------------------------------------------------------------------------------------------------
@@ -61,26 +61,29 @@ class Exploration:
     def begin(self) -> None:
         """Chooses the trials, and looks at the borders on their sides, so that there is something to dream at once."""
         self.trials()
-        turn = self.reach.turn
-        for side in self.tried or []:
-            self.reach.turn = side
-            self.look_at_border()
-        self.reach.turn = turn
+        self.look_at_borders(self.tried or [])
 
     def think(self) -> None:
-        """One piece of work: a look at the next border, or a search where it is time for one."""
-        if self.reach.turn >= (1 + self.searches * ROUNDS) * len(self.failing):
+        """One piece of work: a look at all borders, at the worst of them, or a search."""
+        piece = PIECES[self.turn % len(PIECES)]
+        self.turn += 1
+        if piece == "search":
             self.look_for_failures()
         else:
-            self.look_at_border()
+            sides = range(len(self.failing))
+            worst = [side for side in sides if self.failing[side] >= RARE]
+            self.look_at_borders(worst if piece == "worst" and worst else sides)
 
-    def look_at_border(self) -> None:
-        f, upper = self.reach.next_border
-        if not self.territory.cells(2 * f + upper):  # the logs go as far as anything can
-            self.reach.turn += 1
+    def look_at_borders(self, sides: Sequence[int]) -> None:
+        """Has the policy dreamt on these borders of the reach, and moves them by how it does."""
+        sides = [side for side in sides if self.territory.cells(side)]  # elsewhere the logs go as far as anything can
+        worlds = [self.reach.border(*divmod(side, 2), self.rng, ON_BORDER) for side in sides]
+        if not sides:
             return
-        evaluate = self._evaluate(self.space)
-        self.failing[2 * f + upper] = self.reach.move(evaluate, self.rng, ON_BORDER, self.territory.holds)
+        failure = self.imagined(self.space, np.concatenate(worlds)).reshape(len(sides), -1).mean(1)
+        for side, failing in zip(sides, failure.tolist(), strict=True):
+            self.failing[side] = failing
+            self.reach.advance(*divmod(side, 2), failing, self.territory.holds)
 
     def look_for_failures(self) -> None:
         """MAP-Elites over the few factors that matter most, within the territory."""
@@ -88,7 +91,6 @@ class Exploration:
         space = whole.strongest(whole.scan(self._evaluate(whole), LEVELS), KEPT)
         first = self._elites_in(space)
         self.archive = search(self._evaluate(space), space, WORLDS, self.rng, first=first)
-        self.searches += 1
 
     def next_cell(self) -> Cell | None:
         """The cell to audit, beside a border of the trusted region that the reach has come to; None if none is due.
@@ -187,7 +189,7 @@ class Exploration:
             "territory": self.territory.state_dict(),
             "failing": list(self.failing),
             "archive": archive and {"axes": _axes(archive.space), **archive.to_dict()},
-            "searches": self.searches,
+            "turn": self.turn,
             "tried": self.tried,
             "history": self.history,
             "random": self.rng.bit_generator.state,
@@ -197,7 +199,7 @@ class Exploration:
         """Of the same space, which `fits` tells."""
         self.reach = Reach.from_state(self.space, state["reach"])
         self.territory.load_state_dict(state["territory"])
-        self.failing, self.searches = list(state["failing"]), int(state["searches"])
+        self.failing, self.turn = list(state["failing"]), int(state["turn"])
         self.tried = None if state["tried"] is None else list(state["tried"])
         self.history = list(state["history"])
         self.rng.bit_generator.state = state["random"]

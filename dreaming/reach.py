@@ -35,41 +35,32 @@ class Reach:
         self.ends = np.stack(space.logged())  # (2, F): lowest and highest, in the factors' units
         self.turn = 0  # counts the borders looked at
 
-    def move(
-        self, evaluate: Evaluate, rng: np.random.Generator, count: int = 8, trusted: Trusted | None = None
-    ) -> float:
-        """Looks at the next border and moves it out, back or not at all; `count` worlds drawn on it are dreamt.
-
-        Args:
-            trusted: whom to ask about trust, where that takes no dreams; else `evaluate` is.
-
-        Returns:
-            The imagined failure there.
-        """
-        trusted = trusted or (lambda points: evaluate(points).trusted)
-        f, upper = self.next_border
+    def move(self, evaluate: Evaluate, rng: np.random.Generator, count: int = 8) -> None:
+        """Looks at the next border, where `count` worlds are dreamt, and moves it out, back or not at all."""
+        f, upper = divmod(self.turn % (2 * len(self.space.axes)), 2)
         self.turn += 1
-        logged = self.space.axes[f].logged[upper]
+        failing = float(evaluate(self.border(f, upper, rng, count)).failure.mean())
+        self.advance(f, upper, failing, lambda points: evaluate(points).trusted)
+
+    def border(self, f: int, upper: int, rng: np.random.Generator, count: int) -> np.ndarray:
+        """(count, F) worlds drawn on factor f's lower or upper border, in the factors' units."""
         box = self.space.shares(self.ends)
-        outward = STEP if upper else -STEP
         on_it = rng.uniform(box[0], box[1], (count, len(self.space.axes)))
         on_it[:, f] = box[upper, f]
+        return self.space.points(on_it)
+
+    def advance(self, f: int, upper: int, failing: float, trusted: Trusted) -> None:
+        """Moves that border as the policy's imagined failure there, and trust in what lies behind it, have it."""
+        box, logged = self.space.shares(self.ends), self.space.axes[f].logged[upper]
+        outward = STEP if upper else -STEP
         further = np.clip(box[upper, f] + outward, 0.0, 1.0)
         here, there = (self.space.points(_face(box, f, share)) for share in (box[upper, f], further))
-        failing = float(evaluate(self.space.points(on_it)).failure.mean())
         if not trusted(here).all():
             box[upper, f] -= outward
             back = self.space.points(box)[upper, f]
             self.ends[upper, f] = max(back, logged) if upper else min(back, logged)
         elif (failing < EASY or np.isclose(self.ends[upper, f], logged)) and trusted(there).all():
             self.ends[upper, f] = there[0, f]
-        return failing
-
-    @property
-    def next_border(self) -> tuple[int, int]:
-        """The factor's number, and 1 for its upper end."""
-        f, upper = divmod(self.turn % (2 * len(self.space.axes)), 2)
-        return f, upper
 
     def holds(self, points: np.ndarray) -> np.ndarray:
         """(M,) whether worlds (M, F) lie within."""

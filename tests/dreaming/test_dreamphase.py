@@ -17,8 +17,8 @@ def ended(skipped: int) -> Progress:
         dream=lambda spent: {"imagined_return": 0.0},
     )  # fmt: skip
     night = SimpleNamespace(
-        state=Progress(), dreamer=dreamer, trainer=None, coverable=list, simulated=False, save_policy=lambda name: None,
-        tick=lambda *_: None, metrics=lambda *_: None,
+        state=Progress(), searches=False, dreamer=dreamer, trainer=None, coverable=list, simulated=False,
+        save_policy=lambda name: None, tick=lambda *_: None, metrics=lambda *_: None,
     )  # fmt: skip
     phase = DreamPhase(night, Budget(0.0, [Share("dream", 1.0)]).phase("dream"))  # pyright: ignore[reportArgumentType]
     phase._begin = lambda: None
@@ -43,7 +43,7 @@ def test_a_night_may_do_without_trials_and_audits_and_then_keeps_the_last_policy
     )  # fmt: skip
     saved: list[str] = []
     night = SimpleNamespace(
-        state=Progress(), dreamer=dreamer, trainer=None, simulated=True, save_policy=saved.append,
+        state=Progress(), searches=False, dreamer=dreamer, trainer=None, simulated=True, save_policy=saved.append,
         coverable=lambda: [Scenario("slippery", "", {"default": {"floor_friction": 0.1}})],
         config=SimpleNamespace(select=False, gate=False), workers=lambda n: nullcontext(),
         tick=lambda *_: None, metrics=lambda *_: None,
@@ -59,8 +59,8 @@ def test_a_night_may_do_without_trials_and_audits_and_then_keeps_the_last_policy
 def test_of_policies_that_fail_as_seldom_the_one_that_earns_more_is_kept():
     kept = []
     night = SimpleNamespace(
-        state=Progress(), dreamer=SimpleNamespace(agent=lambda: None, updates=0), trainer=None, simulated=True,
-        save_policy=kept.append, coverable=list, earlier_s=0.0, metrics=lambda *_, **__: None,
+        state=Progress(), searches=False, dreamer=SimpleNamespace(agent=lambda: None, updates=0), trainer=None,
+        simulated=True, save_policy=kept.append, coverable=list, earlier_s=0.0, metrics=lambda *_, **__: None,
         run=SimpleNamespace(save_progress=lambda state: None), budget=Budget(10.0, [Share("dream", 1.0)]),
     )  # fmt: skip
     phase = DreamPhase(night, night.budget.phase("dream"))  # pyright: ignore[reportArgumentType]

@@ -226,17 +226,16 @@ def test_the_first_step_beyond_the_logs_is_free():
     np.testing.assert_allclose(reach.ends, [[-2.8, 0.0], [2.8, 0.6]])
 
 
-def test_trust_may_be_asked_of_somebody_else_and_then_only_what_is_on_the_border_is_dreamt():
-    reach, dreamt = Reach(SPACE), []
-
-    def evaluate(points):
-        dreamt.append(points)
-        return safe(points)._replace(trusted=np.zeros(len(points), bool))
-
-    rng = np.random.default_rng(0)
-    failing = [reach.move(evaluate, rng, 3, lambda points: np.abs(points[:, 0]) <= 2.9) for _ in range(40)]
-    assert failing == [0.0] * 40 and {points.shape for points in dreamt} == {(3, 2)}
-    np.testing.assert_allclose(reach.ends, [[-2.8, 0.0], [2.8, 1.5]])
+def test_a_border_is_looked_at_and_moved_by_itself():
+    reach, rng = Reach(SPACE), np.random.default_rng(0)
+    worlds = reach.border(1, 1, rng, 5)
+    assert worlds.shape == (5, 2) and reach.holds(worlds).all() and (worlds[:, 1] == 0.5).all()
+    within = lambda points: np.abs(points[:, 0]) <= 2.9  # noqa: E731
+    for failing in (1.0, 0.4, 0.6):  # the first step is free, the last one waits
+        reach.advance(1, 1, failing, within)
+    for _ in range(3):
+        reach.advance(0, 1, 0.0, within)
+    np.testing.assert_allclose(reach.ends, [[-2.0, 0.0], [2.8, 0.7]])
 
 
 def test_reach_gives_up_what_is_no_longer_trusted():
