@@ -38,6 +38,9 @@ class TrainWorldModel:
     mapping: str | None = None
     """What the columns of the logs mean: a YAML file, or the name of a packaged one. Default: the file of the same name
     beside the logs, or mapping.yaml in their folder."""
+    reward: str | None = None
+    """What --data's steps earned, instead of the mapping's `reward`: a column, an expression over its channels, or a
+    Python file (.py) of your own that defines reward(observation, action)."""
     wandb: Literal["auto", "online", "offline", "off"] = "auto"
     """Weights & Biases: online if you are logged in, else offline (auto), or off."""
     batch: int | None = None
@@ -72,7 +75,7 @@ def _say(options: TrainWorldModel) -> None:
         raise UserError("--data is missing: give the logs to describe")
     from worldmodel.logs.describe import describe
 
-    for line in describe(options.data, options.mapping):
+    for line in describe(options.data, options.mapping, options.reward):
         print(line)
 
 

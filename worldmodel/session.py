@@ -113,12 +113,14 @@ def _settings_of(folder: Path) -> dict[str, Any]:
 
 def _open_logs(options: TrainWorldModel, folder: Path, before: dict[str, Any], screen: Screen) -> LogReader:
     if options.data is None:
+        if options.reward is not None:
+            raise UserError("--data is missing: --reward is for the import of logs, and takes effect there alone")
         if not before and not (folder / "episodes" / SCHEMA).exists():
             raise UserError(
                 "--data is missing: give the logs, a folder that record-rollouts wrote or files (--formats lists which)"
             )
         return LogReader(before.get("data") or folder / "episodes")
-    logs = as_log_folder(options.data, folder / "episodes", options.mapping)
+    logs = as_log_folder(options.data, folder / "episodes", options.mapping, options.reward)
     if logs != options.data:
         screen.say(f"Imported {options.data} to {logs}")
     return LogReader(logs)
