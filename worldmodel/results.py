@@ -14,6 +14,7 @@ from worldmodel.checkpoint import write_atomically
 from worldmodel.plots import ChannelErrors, EstimateTrace, Trace, estimate_plot, open_loop_plot
 
 if TYPE_CHECKING:
+    from worldmodel.diagnosis import Finding
     from worldmodel.estimate import FactorJudged, Series
     from worldmodel.evaluation import OpenLoop
     from worldmodel.model import WorldModel
@@ -119,9 +120,16 @@ def _examples(result: OpenLoop, shown: Sequence[int], hz: float) -> list[Trace]:
     return traces
 
 
-def save_results(folder: Path, step: int, result: OpenLoop, judged: Sequence[FactorJudged]) -> None:
-    """`results.json`: the figures that the run ends with."""
-    held = {"step": step, "held_out": scalars(result), "estimate": [asdict(factor) for factor in judged]}
+def save_results(
+    folder: Path, step: int, result: OpenLoop, judged: Sequence[FactorJudged], findings: Sequence[Finding]
+) -> None:
+    """`results.json`: the figures that the run ends with, and what looks wrong."""
+    held = {
+        "step": step,
+        "held_out": scalars(result),
+        "estimate": [asdict(factor) for factor in judged],
+        "diagnosis": [asdict(finding) for finding in findings],
+    }
     write_atomically(folder / "results.json", (json.dumps(held, indent=2) + "\n").encode())
 
 

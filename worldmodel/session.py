@@ -18,6 +18,7 @@ from worldmodel import checkpoint, results
 from worldmodel.cli import TrainWorldModel
 from worldmodel.console import Screen, clock
 from worldmodel.device import choose_device
+from worldmodel.diagnosis import UPDATES, Finding
 from worldmodel.estimate import FactorJudged, Series, by_step, guesses
 from worldmodel.evaluation import OpenLoop
 from worldmodel.log_format import SCHEMA
@@ -193,12 +194,13 @@ class Session:
                     self._look()
                     took = time.monotonic() - now
                     look_at = time.monotonic() + max(LOOK_EVERY_S, took / LOOK_SHARE)
+            findings = self.trainer.diagnose()
             judged, series = self.trainer.judge_estimate()  # which calibrates it, so the checkpoint has to follow
             if self.trainer.steps > self.first_step or not checkpoint.exists(self.folder / "checkpoints", NAME):
                 self.trainer.save(self.folder / "checkpoints")
             result = self._look(starts=256)
             self.screen.complete()
-            self._conclude(result, judged, series)
+            self._conclude(result, judged, series, findings)
             self.tracker.finish()
 
     def _share(self) -> float:
@@ -237,18 +239,26 @@ class Session:
             self.screen.note(text)
         self.told = len(self.trainer.trouble)
 
-    def _conclude(self, result: OpenLoop, judged: list[FactorJudged], series: list[Series]) -> None:
+    def _conclude(
+        self, result: OpenLoop, judged: list[FactorJudged], series: list[Series], findings: list[Finding]
+    ) -> None:
         say, folder, trainer = self.screen.say, self.folder, self.trainer
         for line in results.channel_lines(trainer.reader.schema, result):
             say(f"  {line}")
         for factor in judged:
             say(f"  {factor.line()}")
-        results.save_results(folder, trainer.steps, result, judged)
+        results.save_results(folder, trainer.steps, result, judged, findings)
         if judged:
             hz, errors = float(trainer.reader.schema["control_hz"]), by_step(series, guesses(trainer.replay))
             path = folder / "plots" / "estimate.png"
             plot = results.save_estimate_plot(path, trainer.model, series, hz, errors)
             self.tracker.log_figure("held_out/estimate", plot, trainer.steps)
+        for finding in findings:
+            self.screen.note(str(finding))
+        if trainer.steps < UPDATES:
+            say(f"  {trainer.steps} steps are too few to diagnose the model; from {UPDATES} on it is")
+        elif not findings:
+            say("  diagnosis: none of the usual silent failures")
         made, took = trainer.steps - self.first_step, clock(time.monotonic() - self.begun)
         if self.stopped_by:
             say(f"Stopped by {self.stopped_by}, all is saved: {made:,} steps in {took}, {trainer.steps:,} in all")

@@ -13,6 +13,7 @@ from worldmodel import checkpoint
 from worldmodel.calibration import Calibration, calibrate
 from worldmodel.context import ContextSpec
 from worldmodel.device import CPU, random_state, set_random_state
+from worldmodel.diagnosis import Finding, diagnose
 from worldmodel.estimate import FactorJudged, Series, judge
 from worldmodel.evaluation import OpenLoop, open_loop
 from worldmodel.loss import ensemble_loss, transition_loss, world_model_loss
@@ -230,6 +231,10 @@ class Trainer:
         """
         self.model.calibration = calibrate(self.model, self.replay, self.held_out, coverage, tolerance)
         return self.model.calibration
+
+    def diagnose(self) -> list[Finding]:
+        """The usual silent failures that this model or these logs show."""
+        return diagnose(self.model, self.replay, self.held_out, self.steps)
 
     def judge_estimate(self) -> tuple[list[FactorJudged], list[Series]]:
         """The estimate of the physics on held-out episodes, which also calibrates its uncertainty."""
