@@ -255,6 +255,10 @@ class Night:
                 trainer.save(self.run.checkpoints)
                 saved = time.monotonic()
         trainer.save(self.run.checkpoints)
+        for finding in trainer.diagnose():
+            self.listener.note(str(finding))
+            self.state.warn(str(finding))
+        trainer.judge_estimate()  # which calibrates its uncertainty
         self._calibrate()
         trainer.save(self.run.checkpoints)
 

@@ -24,7 +24,7 @@ from worldmodel.device import random_kept, seeded, set_random_state
 
 if TYPE_CHECKING:
     from worldmodel.model import Belief, WorldModel
-    from worldmodel.replay import Replay
+    from worldmodel.replay import Batch, Replay
 
 PAST = 20  # rows that are filtered before a rollout begins, fewer near an episode's beginning
 HORIZON = 50
@@ -128,18 +128,32 @@ def conformal_level(scores: np.ndarray, episode: np.ndarray, coverage: float) ->
     return float(scores[order][reached][0]) if reached.any() else math.inf
 
 
-@torch.no_grad()
-def rolled(model: WorldModel, replay: Replay, windows: int, seed: int, horizon: int = HORIZON) -> Windows:
-    """Rolls out logged commands from random moments of the replay's episodes, as many of each as of any other."""
+class Moments(NamedTuple):
+    """Random moments of logs, each with the rows up to it and those after."""
+
+    batch: Batch  # (N, past + H)
+    lived: np.ndarray  # (N, H) bool: the episode went on as far; beyond, its last row is repeated
+    episode: np.ndarray  # (N,) position in the replay
+
+
+def moments(replay: Replay, windows: int, seed: int, past: int, horizon: int) -> Moments:
+    """As many moments of each of the replay's episodes as of any other."""
     rng = np.random.default_rng(seed)
     rounds = -(-windows // len(replay.episodes))
     position = np.concatenate([rng.permutation(len(replay.episodes)) for _ in range(rounds)])[:windows]
     length = replay.length[replay.episodes[position]]
     step = rng.integers(0, np.maximum(1, length))
-    rows = np.clip(step[:, None] + np.arange(1 - PAST, horizon + 1), 0, length[:, None])
+    rows = np.clip(step[:, None] + np.arange(1 - past, horizon + 1), 0, length[:, None])
     batch = replay.gather(replay.offset[position][:, None] + rows)
     # A first row that is repeated is a beginning each time, so that nothing is made of it.
     batch.is_first[:, 1:] |= torch.from_numpy(rows[:, 1:] == 0).to(replay.device)
+    return Moments(batch, step[:, None] + np.arange(1, horizon + 1) <= length[:, None], position)
+
+
+@torch.no_grad()
+def rolled(model: WorldModel, replay: Replay, windows: int, seed: int, horizon: int = HORIZON) -> Windows:
+    """Rolls out logged commands from random moments of the replay's episodes, as many of each as of any other."""
+    batch, lived, position = moments(replay, windows, seed, PAST, horizon)
     was_training = model.training
     model.eval()
     with random_kept(replay.device):
@@ -154,7 +168,7 @@ def rolled(model: WorldModel, replay: Replay, windows: int, seed: int, horizon: 
     return Windows(
         error=off.square().mean(-1).sqrt().cpu().numpy().astype(np.float64),
         disagreement=disagreement(model, start, imagined, inputs[:, PAST:]).cpu(),
-        lived=step[:, None] + np.arange(1, horizon + 1) <= length[:, None],
+        lived=lived,
         episode=position,
     )
 

@@ -27,6 +27,9 @@ class TrainWorldModel:
     """Instead of training: say what --data holds, draft a mapping for it, and what it can and cannot teach."""
     formats: bool = False
     """Instead of training: list the formats of logs that are read."""
+    estimate: Path | None = None
+    """Instead of training: write to this CSV what the run's model makes of the physics (friction, payload, ...) along
+    --data, or the run's own logs, step by step and with its uncertainty; a plot beside it."""
     size: str | None = None
     """debug, laptop (default), 1m, 12m, 25m, 50m, 100m, 200m or 400m."""
     minutes: float | None = None
@@ -38,6 +41,9 @@ class TrainWorldModel:
     mapping: str | None = None
     """What the columns of the logs mean: a YAML file, or the name of a packaged one. Default: the file of the same name
     beside the logs, or mapping.yaml in their folder."""
+    reward: str | None = None
+    """What --data's steps earned, instead of the mapping's `reward`: a column, an expression over its channels, or a
+    Python file (.py) of your own that defines reward(observation, action)."""
     wandb: Literal["auto", "online", "offline", "off"] = "auto"
     """Weights & Biases: online if you are logged in, else offline (auto), or off."""
     batch: int | None = None
@@ -54,6 +60,11 @@ def train(arguments: Sequence[str] | None = None) -> None:
     options = parse_arguments(TrainWorldModel, arguments, prog="train-world-model")
     if options.formats or options.describe:
         _say(options)
+        return
+    if options.estimate is not None:
+        from worldmodel.estimating import write_estimate
+
+        write_estimate(options)
         return
     from worldmodel.session import train_world_model
 
@@ -72,7 +83,7 @@ def _say(options: TrainWorldModel) -> None:
         raise UserError("--data is missing: give the logs to describe")
     from worldmodel.logs.describe import describe
 
-    for line in describe(options.data, options.mapping):
+    for line in describe(options.data, options.mapping, options.reward):
         print(line)
 
 

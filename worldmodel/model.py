@@ -150,6 +150,7 @@ class WorldModel(nn.Module):
         self.register_buffer("bins", twohot_bins())
         self.ensemble: Ensemble | None = None
         self.calibration: Calibration | None = None
+        self.widening: tuple[float, ...] | None = None  # of the context's stated deviation: worldmodel.estimate
 
     def add_ensemble(self, members: int) -> None:
         """Gives the model judges of its transition, untrained; none without a transition, or of 0 members."""
@@ -262,11 +263,23 @@ class WorldModel(nn.Module):
         return self.action_input(action, batch.context, batch.known * labelled.unsqueeze(-1))
 
     def filter(
-        self, vector: Tensor, image: Tensor | None, inputs: Tensor, is_first: Tensor, disturb: bool = False
+        self,
+        vector: Tensor,
+        image: Tensor | None,
+        inputs: Tensor,
+        is_first: Tensor,
+        disturb: bool = False,
+        after: Belief | None = None,
     ) -> tuple[Belief, Tensor, Tensor]:
-        """Filter a sequence: beliefs (B, T), the posterior's log probabilities, and the scaled observations before."""
+        """Filter a sequence: beliefs (B, T), the posterior's log probabilities, and the scaled observations before.
+
+        Args:
+            after: go on from these beliefs (B,) instead of from nothing; `is_first` forgets them.
+        """
         scaled = self.scale(vector)
         before = torch.zeros_like(scaled)
+        if after is not None and self.carried:
+            before[:, 0] = after.vector * (~is_first[:, :1])
         before[:, 1:] = scaled[:, :-1]
         if disturb and self.carried:
             before[:, 1:] = disturbed(before[:, 1:], self.step_std, self.config.carry_noise)
@@ -274,7 +287,8 @@ class WorldModel(nn.Module):
         if not self.carried:
             before, scaled = before[..., :0], scaled[..., :0]
         recurrent = torch.cat([inputs, before], -1)
-        latent, posterior = self.rssm.observe(self.encode(vector, image), recurrent, is_first)
+        state = None if after is None else after.latent
+        latent, posterior = self.rssm.observe(self.encode(vector, image), recurrent, is_first, state)
         return Belief(latent.deter, latent.stoch, scaled), posterior, before
 
     def observe(self, batch: Batch, hidden: bool) -> Belief:

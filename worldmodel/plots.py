@@ -101,12 +101,7 @@ def open_loop_plot(
             if c == rows - 1:
                 axes.set_xlabel("seconds", fontsize=9)
 
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".part")
-    figure.savefig(aside, format="png", dpi=110)
-    os.replace(aside, path)
-    return path
+    return _save(figure, path)
 
 
 def _finish(axes) -> None:
@@ -114,3 +109,76 @@ def _finish(axes) -> None:
     axes.grid(alpha=0.25, lw=0.6)
     axes.margins(x=0.01)
     axes.tick_params(labelsize=8)
+
+
+@dataclass
+class EstimateTrace:
+    """What was made of the physics along one episode. Arrays are (T, C) in SI, C the factors."""
+
+    title: str
+    seconds: np.ndarray  # (T,)
+    mean: np.ndarray
+    std: np.ndarray
+    label: np.ndarray  # NaN where the log does not say
+
+
+def estimate_plot(
+    path: Path,
+    factors: Sequence[str],
+    examples: Sequence[EstimateTrace],
+    control_hz: float,
+    errors: tuple[np.ndarray, np.ndarray] | None = None,
+) -> Path:
+    """A row for each factor: its error by time in an episode beside that of the logs' mean, and example episodes.
+
+    Args:
+        errors: (T, C) root mean squares by step, of the estimate and of the mean; without labels there are none.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    before = int(errors is not None)
+    columns = max(1, before + len(examples))
+    figure = Figure(figsize=(max(7.5, 3.4 * columns), 0.6 + 2.3 * len(factors)), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle("Physics as the robot makes it out; no label is read", x=0.01, ha="left", fontsize=11)
+    grid = figure.add_gridspec(len(factors), columns)
+    for c, factor in enumerate(factors):
+        if errors is not None:
+            axes = figure.add_subplot(grid[c, 0])
+            seconds = np.arange(len(errors[0])) / control_hz
+            axes.plot(seconds, errors[1][:, c], "--", color=PERSISTENCE, label="the logs' mean")
+            axes.plot(seconds, errors[0][:, c], color=MODEL, lw=2, label="estimate")
+            axes.set_ylim(bottom=0)
+            axes.set_ylabel(factor, fontsize=9)
+            _finish(axes)
+            if c == 0:
+                axes.set_title("error in held-out episodes", fontsize=9, loc="left")
+                axes.legend(frameon=False, fontsize=8)
+        first = None
+        for e, one in enumerate(examples):
+            axes = figure.add_subplot(grid[c, before + e], sharey=first)
+            first = first or axes
+            low, high = (one.mean[:, c] + side * 1.645 * one.std[:, c] for side in (-1, 1))
+            axes.fill_between(one.seconds, low, high, color=MODEL, alpha=0.2, lw=0, label="90%")
+            axes.plot(one.seconds, one.mean[:, c], color=MODEL, lw=1.8, label="estimate")
+            axes.plot(one.seconds, one.label[:, c], color=LOG, lw=1.6, label="label")
+            _finish(axes)
+            if not before and e == 0:
+                axes.set_ylabel(factor, fontsize=9)
+            if c == 0:
+                axes.set_title(one.title, fontsize=9, loc="left")
+            if c == 0 and e == 0:
+                axes.legend(frameon=False, fontsize=8)
+    for axes in figure.axes[-columns:]:
+        axes.set_xlabel("seconds", fontsize=9)
+    return _save(figure, path)
+
+
+def _save(figure, path: Path) -> Path:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(path.name + ".part")
+    figure.savefig(aside, format="png", dpi=110)
+    os.replace(aside, path)
+    return path

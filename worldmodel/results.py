@@ -1,18 +1,27 @@
-"""What a training run leaves for people to look at: lines of text, `plots/open_loop.png`, `plots/open_loop.json`."""
+"""What a training run leaves for people to look at: lines of text, `results.json`, and `plots/` with their figures."""
+
+from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from worldmodel.checkpoint import write_atomically
-from worldmodel.evaluation import OpenLoop
-from worldmodel.plots import ChannelErrors, Trace, open_loop_plot
+from worldmodel.plots import ChannelErrors, EstimateTrace, Trace, estimate_plot, open_loop_plot
+
+if TYPE_CHECKING:
+    from worldmodel.diagnosis import Finding
+    from worldmodel.estimate import FactorJudged, Series
+    from worldmodel.evaluation import OpenLoop
+    from worldmodel.model import WorldModel
 
 FEW = 6  # channels that are shown one by one without being asked for
 EXAMPLES = 3
+TRACES = 3  # episodes whose estimate of the physics is plotted
 
 
 def channel_names(schema: Mapping[str, Any], channels: int) -> list[str]:
@@ -109,3 +118,31 @@ def _examples(result: OpenLoop, shown: Sequence[int], hz: float) -> list[Trace]:
         title = f"held-out episode {episode}, from {step / hz:.1f} s"
         traces.append(Trace(title, np.arange(len(log)) / hz, log, foretold, still))
     return traces
+
+
+def save_results(
+    folder: Path, step: int, result: OpenLoop, judged: Sequence[FactorJudged], findings: Sequence[Finding]
+) -> None:
+    """`results.json`: the figures that the run ends with, and what looks wrong."""
+    held = {
+        "step": step,
+        "held_out": scalars(result),
+        "estimate": [asdict(factor) for factor in judged],
+        "diagnosis": [asdict(finding) for finding in findings],
+    }
+    write_atomically(folder / "results.json", (json.dumps(held, indent=2) + "\n").encode())
+
+
+def save_estimate_plot(
+    path: Path,
+    model: WorldModel,
+    found: Sequence[Series],
+    hz: float,
+    errors: tuple[np.ndarray, np.ndarray] | None = None,
+) -> Path:
+    """The first few series; where there are `errors` (T, C) by step, of the estimate and of the mean, those as well."""
+    traces = [
+        EstimateTrace(f"episode {one.episode}", np.arange(len(one.label)) / hz, *one.estimate, one.label)
+        for one in found[:TRACES]
+    ]
+    return estimate_plot(path, model.context.names, traces, hz, errors)

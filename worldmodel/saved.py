@@ -24,6 +24,7 @@ def described(model: WorldModel) -> dict[str, Any]:
         "context": asdict(model.context),
         "ensemble": model.ensemble.members if model.ensemble else 0,
         "calibration": asdict(model.calibration) if model.calibration else None,
+        "widening": list(model.widening) if model.widening else None,
     }
 
 
@@ -33,7 +34,12 @@ def build_model(meta: dict[str, Any]) -> WorldModel:
     model = WorldModel(from_dict(ModelConfig, meta["model"], "checkpoint"), Spaces(**meta["spaces"]), context)
     model.add_ensemble(meta.get("ensemble", 0))  # a checkpoint of 0.1 has neither
     model.calibration = calibration_of(meta)
+    model.widening = widening_of(meta)
     return model
+
+
+def widening_of(meta: dict[str, Any]) -> tuple[float, ...] | None:
+    return tuple(meta["widening"]) if meta.get("widening") else None
 
 
 def calibration_of(meta: dict[str, Any]) -> Calibration | None:

@@ -18,6 +18,8 @@ from worldmodel import checkpoint, results
 from worldmodel.cli import TrainWorldModel
 from worldmodel.console import Screen, clock
 from worldmodel.device import choose_device
+from worldmodel.diagnosis import UPDATES, Finding
+from worldmodel.estimate import FactorJudged, Series, by_step, guesses
 from worldmodel.evaluation import OpenLoop
 from worldmodel.log_format import SCHEMA
 from worldmodel.logs.importing import as_log_folder
@@ -33,7 +35,8 @@ SAVE_EVERY_S = 60.0
 LOOK_EVERY_S = 60.0  # at the held-out logs; the first time after a third of it
 LOOK_SHARE = 0.05  # of the time, at most, goes into looking
 LOG_EVERY = 50  # steps
-OURS = {"config.yaml", "episodes", "episodes.importing", "checkpoints", "plots", "wandb", "metrics.jsonl"}
+FILES = {"config.yaml", "metrics.jsonl", "results.json"}
+OURS = FILES | {"episodes", "episodes.importing", "checkpoints", "plots", "wandb"}
 
 
 @dataclass(frozen=True)
@@ -113,12 +116,14 @@ def _settings_of(folder: Path) -> dict[str, Any]:
 
 def _open_logs(options: TrainWorldModel, folder: Path, before: dict[str, Any], screen: Screen) -> LogReader:
     if options.data is None:
+        if options.reward is not None:
+            raise UserError("--data is missing: --reward is for the import of logs, and takes effect there alone")
         if not before and not (folder / "episodes" / SCHEMA).exists():
             raise UserError(
                 "--data is missing: give the logs, a folder that record-rollouts wrote or files (--formats lists which)"
             )
         return LogReader(before.get("data") or folder / "episodes")
-    logs = as_log_folder(options.data, folder / "episodes", options.mapping)
+    logs = as_log_folder(options.data, folder / "episodes", options.mapping, options.reward)
     if logs != options.data:
         screen.say(f"Imported {options.data} to {logs}")
     return LogReader(logs)
@@ -189,11 +194,13 @@ class Session:
                     self._look()
                     took = time.monotonic() - now
                     look_at = time.monotonic() + max(LOOK_EVERY_S, took / LOOK_SHARE)
+            findings = self.trainer.diagnose()
+            judged, series = self.trainer.judge_estimate()  # which calibrates it, so the checkpoint has to follow
             if self.trainer.steps > self.first_step or not checkpoint.exists(self.folder / "checkpoints", NAME):
                 self.trainer.save(self.folder / "checkpoints")
             result = self._look(starts=256)
             self.screen.complete()
-            self._conclude(result)
+            self._conclude(result, judged, series, findings)
             self.tracker.finish()
 
     def _share(self) -> float:
@@ -232,10 +239,26 @@ class Session:
             self.screen.note(text)
         self.told = len(self.trainer.trouble)
 
-    def _conclude(self, result: OpenLoop) -> None:
+    def _conclude(
+        self, result: OpenLoop, judged: list[FactorJudged], series: list[Series], findings: list[Finding]
+    ) -> None:
         say, folder, trainer = self.screen.say, self.folder, self.trainer
         for line in results.channel_lines(trainer.reader.schema, result):
             say(f"  {line}")
+        for factor in judged:
+            say(f"  {factor.line()}")
+        results.save_results(folder, trainer.steps, result, judged, findings)
+        if judged:
+            hz, errors = float(trainer.reader.schema["control_hz"]), by_step(series, guesses(trainer.replay))
+            path = folder / "plots" / "estimate.png"
+            plot = results.save_estimate_plot(path, trainer.model, series, hz, errors)
+            self.tracker.log_figure("held_out/estimate", plot, trainer.steps)
+        for finding in findings:
+            self.screen.note(str(finding))
+        if trainer.steps < UPDATES:
+            say(f"  {trainer.steps} steps are too few to diagnose the model; from {UPDATES} on it is")
+        elif not findings:
+            say("  diagnosis: none of the usual silent failures")
         made, took = trainer.steps - self.first_step, clock(time.monotonic() - self.begun)
         if self.stopped_by:
             say(f"Stopped by {self.stopped_by}, all is saved: {made:,} steps in {took}, {trainer.steps:,} in all")
@@ -246,6 +269,9 @@ class Session:
         if trainer.skipped:
             say(f"{trainer.skipped} steps were skipped, because numbers were not finite")
         say(f"  {folder}/plots/open_loop.png    held-out logs beside what the model foretold")
+        if judged:
+            say(f"  {folder}/plots/estimate.png     physics as made out from history, beside its labels")
+        say(f"  {folder}/results.json            the final figures")
         say(f"  {folder}/metrics.jsonl          every figure by step")
         say(f"  {folder}/checkpoints/           the model")
         say("Next:")

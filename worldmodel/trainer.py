@@ -13,16 +13,21 @@ from worldmodel import checkpoint
 from worldmodel.calibration import Calibration, calibrate
 from worldmodel.context import ContextSpec
 from worldmodel.device import CPU, random_state, set_random_state
+from worldmodel.diagnosis import Finding, diagnose
+from worldmodel.estimate import FactorJudged, Series, judge
 from worldmodel.evaluation import OpenLoop, open_loop
 from worldmodel.loss import ensemble_loss, transition_loss, world_model_loss
 from worldmodel.model import ModelConfig, Spaces, WorldModel
 from worldmodel.optim import LaProp, SafeStep
 from worldmodel.replay import Replay
-from worldmodel.saved import NAME, calibration_of, described, place
+from worldmodel.saved import NAME, calibration_of, described, place, widening_of
 from worldmodel.storage import LogReader
 
 # Settings of a model that shape nothing: a run goes on with those of today.
 HOW_IT_LEARNS = ("context_dropout", "carry_noise", "vector_scale", "representation_scale")
+
+
+JUDGED = 200  # held-out episodes that judge the estimate of the physics
 
 
 @dataclass(frozen=True)
@@ -128,6 +133,7 @@ class Trainer:
         """One training step; `progress` is the share of the budget that is spent (it sets the learning rate)."""
         batch = self.replay.sample(self.config.batch, self.config.length, self.rng)
         self._set_rates(progress)
+        self.model.widening = None  # it was of the weights so far
         spent = progress > self.config.decay_from
         self.model.train().requires_grad_(True)
         law, finite = self._learn_transition(ahead=self.config.transition_ahead if spent else 1)
@@ -226,6 +232,16 @@ class Trainer:
         self.model.calibration = calibrate(self.model, self.replay, self.held_out, coverage, tolerance)
         return self.model.calibration
 
+    def diagnose(self) -> list[Finding]:
+        """The usual silent failures that this model or these logs show."""
+        return diagnose(self.model, self.replay, self.held_out, self.steps)
+
+    def judge_estimate(self) -> tuple[list[FactorJudged], list[Series]]:
+        """The estimate of the physics on held-out episodes, which also calibrates its uncertainty."""
+        chosen = self.held_out.episodes[:: max(1, len(self.held_out.episodes) // JUDGED)]
+        held_out = Replay(self.reader, self.model.context, chosen.tolist(), device=self.device)
+        return judge(self.model, self.replay, held_out)
+
     # -- saving -------------------------------------------------------------------------------------------------------
 
     def meta(self) -> dict[str, Any]:
@@ -236,6 +252,7 @@ class Trainer:
             "steps": self.steps,
             "control_hz": self.reader.schema.get("control_hz"),
             "observation_names": self.reader.schema["observation"]["vector"].get("names"),
+            "action_bounds": {key: self.reader.schema["action"][key] for key in ("low", "high")},
         }
 
     def save(self, folder: Path) -> Path:
@@ -278,6 +295,7 @@ class Trainer:
         judged = meta.get("ensemble", 0) == mine["ensemble"]  # or else by others or none: this trainer's begin anew
         self.model.load_state_dict(state["model"] if judged else self._with_own_ensemble(state["model"]))
         self.model.calibration = calibration_of(meta) if judged else None
+        self.model.widening = widening_of(meta)
         ours = self._optimizers() if judged else self._optimizers()[: 1 + bool(self.model.transition)]
         for optimizer, saved in zip(ours, state["optimizers"][: len(ours)], strict=True):
             optimizer.load_state_dict(saved)

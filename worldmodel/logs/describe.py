@@ -12,15 +12,16 @@ from worldmodel.logs import guessing
 from worldmodel.logs.drafting import Header, as_yaml, complete, drafted, merged, without_defaults
 from worldmodel.logs.formats import Format, RawEpisode
 from worldmodel.logs.guessing import Seen
-from worldmodel.logs.importing import find_format, import_logs
-from worldmodel.logs.mapping import LogMapping, as_column, find_mapping
+from worldmodel.logs.importing import find_format, import_logs, with_reward
+from worldmodel.logs.mapping import ForeignCodeError, LogMapping, as_column
 
 LOOKED_AT = 200  # recordings, spread over all of them
 PAUSE = 5.0  # times the usual step of the clock: a gap
 
 
-def describe(data: Path, mapping: str | Path | None = None) -> Iterator[str]:
+def describe(data: Path, mapping: str | Path | None = None, reward: str | None = None) -> Iterator[str]:
     """Lines: what there is, a mapping (drafted where there is none yet), and what the logs can teach under it."""
+    named = data
     one, data = find_format(data)
     source = one.read(data, None)
     headers = look(source.episodes())
@@ -28,7 +29,9 @@ def describe(data: Path, mapping: str | Path | None = None) -> Iterator[str]:
     given = draft = content = None
     try:
         draft = one.draft(data)
-        given = find_mapping(data, mapping, draft)
+        given = with_reward(reward, data, mapping, draft, named)
+    except ForeignCodeError:
+        raise
     except UserError:
         if mapping is not None:
             raise
@@ -102,7 +105,7 @@ def _used(mapping: LogMapping | None) -> dict[str, str]:
     if mapping is None:
         return {}
     kinds = {"reward": mapping.reward, "terminated": mapping.terminated, "episode": mapping.episode}
-    used = {name: kind for kind, name in (*kinds.items(), ("split", mapping.split)) if name}
+    used = {name: kind for kind, name in (*kinds.items(), ("split", mapping.split)) if isinstance(name, str)}
     used |= dict.fromkeys(mapping.info.values(), "label")
     if mapping.time is not None:
         used |= dict.fromkeys(as_column(mapping.time).names, "time")

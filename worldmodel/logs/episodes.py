@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from worldmodel.episode import Episode
 from worldmodel.logs import channels
 from worldmodel.logs.expression import Expression
 from worldmodel.logs.formats import RawEpisode
-from worldmodel.logs.mapping import Column, LogMapping, as_column
+from worldmodel.logs.mapping import Column, LogMapping, PythonReward, as_column
+from worldmodel.logs.python_reward import RewardFunction
 from worldmodel.logs.rows import Rows, Wanted, even_rows
 
 AFTER_END = "recordings split where the task ended"
@@ -34,7 +36,7 @@ class Converter:
         self._low = self._high = np.array([])  # the extremes seen
         self.repairs: Counter[str] = Counter()
         self._seen: Counter[str] = Counter()  # raw episodes by file
-        self._reward: Expression | None = None
+        self._reward: Expression | RewardFunction | None = None
         try:
             self._path = re.compile(mapping.path) if mapping.path else None
         except re.error as error:
@@ -58,6 +60,11 @@ class Converter:
             physics = self._physics(part)
             for rows in even_rows(part, wanted, self.mapping, self.hz, self.repairs):
                 yield self._episode(part, rows, terminated and rows.is_end, info, physics)
+
+    def check_reward(self, data: Path) -> None:
+        """After all episodes: a function that earned the same everywhere is refused."""
+        if isinstance(self._reward, RewardFunction):
+            self._reward.check_varies(data)
 
     def _settle_rate(self, raw: RawEpisode) -> None:
         mapping = self.mapping
@@ -162,11 +169,20 @@ class Converter:
         return episode
 
     def _earned(self, episode: Episode, where: str) -> np.ndarray:
-        """What the mapping's expression gives, from the observation after each step and the command that led there."""
-        assert self.mapping.reward is not None
-        names = [*self.observation, *self.action]
-        self._reward = self._reward or Expression.parse(self.mapping.reward, names)
-        values = np.concatenate([episode.observation["vector"][1:], episode.action], axis=1)
+        """What the mapping's reward gives, from the observation after each step and the command that led there."""
+        given, names = self.mapping.reward, [*self.observation, *self.action]
+        assert given is not None
+        if self._reward is None:
+            of_python = isinstance(given, PythonReward)
+            self._reward = RewardFunction(Path(given.python)) if of_python else Expression.parse(given, names)
+        after = episode.observation["vector"][1:]
+        if isinstance(self._reward, RewardFunction):
+            seen, sent = (
+                dict(zip(channels, rows.T, strict=True))
+                for channels, rows in ((self.observation, after), (self.action, episode.action))
+            )
+            return self._reward(seen, sent, where)
+        values = np.concatenate([after, episode.action], axis=1)
         reward = self._reward(dict(zip(names, values.T, strict=True)))
         if not np.isfinite(reward).all():
             row = int(np.flatnonzero(~np.isfinite(reward))[0])

@@ -4,6 +4,7 @@ import json
 import shutil
 import zlib
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +14,43 @@ from worldmodel.episode import Episode
 from worldmodel.log_format import SCHEMA, make_schema, read_schema
 from worldmodel.logs.episodes import Converter, mapped_names
 from worldmodel.logs.formats import Format, detect
-from worldmodel.logs.mapping import LogMapping, find_mapping
+from worldmodel.logs.mapping import ForeignCodeError, LogMapping, PythonReward, find_mapping
 from worldmodel.storage import LogWriter
 
 AT_ONCE = 1 << 20  # bytes
 
 
-def as_log_folder(data: str | Path, into: str | Path, mapping: str | Path | None = None) -> Path:
+def as_log_folder(
+    data: str | Path, into: str | Path, mapping: str | Path | None = None, reward: str | None = None
+) -> Path:
     """The log folder behind `--data`: itself, or `into`, filled from the logs that `data` is or holds.
 
     Args:
         mapping: YAML file or name of a packaged one; by default the one beside the logs (`find_mapping`).
+        reward: instead of the mapping's: a column, an expression, or a Python file (.py).
     """
     data, into = Path(data), Path(into)
     if (data / SCHEMA).is_file():
+        if reward is not None:
+            raise UserError(f"{data} holds imported or recorded logs, whose reward is set; --reward is for an import")
         return data
-    one, data = find_format(data)
-    return import_logs(one, data, into, find_mapping(data, mapping, one.draft(data)))
+    one, found = find_format(data)
+    return import_logs(one, found, into, with_reward(reward, found, mapping, one.draft(found), data))
+
+
+def with_reward(
+    reward: str | None, data: Path, mapping: str | Path | None, draft: LogMapping | None, named: Path
+) -> LogMapping:
+    """`find_mapping`'s, with this reward, if any, in place of its own."""
+    try:
+        found = find_mapping(data, mapping, draft, named)
+    except ForeignCodeError as refused:
+        if reward is None:
+            raise
+        found = refused.mapping
+    if reward is None:
+        return found
+    return replace(found, reward=PythonReward(reward) if reward.endswith(".py") else reward)
 
 
 def find_format(data: Path) -> tuple[Format, Path]:
@@ -57,7 +78,7 @@ def import_logs(one: Format, data: Path, into: Path, mapping: LogMapping) -> Pat
     origin = {
         "file": data.name,
         "crc32": _checksum(source.files),
-        "mapping": zlib.crc32(json.dumps(to_dict(mapping), sort_keys=True).encode()),
+        "mapping": zlib.crc32(_content(mapping)),
     }
     if (into / SCHEMA).is_file():
         _check_same(into, data, origin)
@@ -68,6 +89,7 @@ def import_logs(one: Format, data: Path, into: Path, mapping: LogMapping) -> Pat
         converter = Converter(mapping)
         episodes = (episode for raw in source.episodes() for episode in converter.convert(raw))
         schema = _write(aside, converter, episodes, data)
+        converter.check_reward(data)
         repairs = {what: count for what, count in sorted(converter.repairs.items()) if count}
         schema |= {"show": mapped_names(converter.observation, mapping.show), "source": {**origin, "repairs": repairs}}
         schema["action"] |= dict(zip(("low", "high"), converter.bounds(), strict=True))
@@ -82,6 +104,15 @@ def import_logs(one: Format, data: Path, into: Path, mapping: LogMapping) -> Pat
         into.rmdir()
     aside.rename(into)
     return into
+
+
+def _content(mapping: LogMapping) -> bytes:
+    """What another mapping would have otherwise: of a reward in Python the code, wherever it lies."""
+    given = to_dict(mapping)
+    if isinstance(mapping.reward, PythonReward):
+        file = Path(mapping.reward.python)
+        given["reward"] = zlib.crc32(file.read_bytes()) if file.is_file() else str(file)
+    return json.dumps(given, sort_keys=True).encode()
 
 
 def repairs_of(schema: dict[str, Any]) -> list[str]:

@@ -1,6 +1,6 @@
 """What the columns of a raw log mean, as a small YAML file: examples in configs/logs/, words in docs/your-logs.md."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -72,6 +72,14 @@ class Slices:
 
 
 @dataclass(frozen=True)
+class PythonReward:
+    """A reward that is a function of the user's own."""
+
+    python: str
+    """File that defines `reward(observation, action)`; relative to the mapping's folder."""
+
+
+@dataclass(frozen=True)
 class LogMapping:
     """What the columns of a log mean; a `str` names a column of the file, or a label of the whole episode."""
 
@@ -101,9 +109,9 @@ class LogMapping:
     """Labels for each episode, kept under these names, as floor: context."""
     physics: dict[str, Column | str | float] = field(default_factory=dict)
     """Factors that the model is told, SI, constant in an episode: a column, a label, or one number for all."""
-    reward: str | None = None
+    reward: str | PythonReward | None = None
     """What each row's command earned: a column, or an expression over our channels' names, as seen after the step:
-    `-(theta1_rad**2) - 0.01*tau_Nm**2`. Without it, zeros."""
+    `-(theta1_rad**2) - 0.01*tau_Nm**2`. Or {python: reward.py}. Without it, zeros."""
     terminated: str | None = None
     """Whether each episode, or each row's command, ended the task for good (a fall)."""
     image: str | None = None
@@ -118,19 +126,42 @@ def as_column(given: Column | str) -> Column:
     return Column(given) if isinstance(given, str) else given
 
 
+class ForeignCodeError(UserError):
+    """A mapping that came with the logs asks for code to be run."""
+
+    def __init__(self, text: str, mapping: "LogMapping") -> None:
+        super().__init__(text)
+        self.mapping = mapping
+
+
 def read_mapping(path: str | Path) -> LogMapping:
-    return from_dict(LogMapping, load_yaml(path), str(path))
+    mapping = from_dict(LogMapping, load_yaml(path), str(path))
+    if isinstance(mapping.reward, PythonReward):
+        return replace(mapping, reward=PythonReward(str(Path(path).parent / mapping.reward.python)))
+    return mapping
 
 
-def find_mapping(data: Path, given: str | Path | None = None, draft: LogMapping | None = None) -> LogMapping:
-    """The mapping that was named; or the one that lies beside the logs, was made for them, or they bring themselves."""
+def find_mapping(
+    data: Path, given: str | Path | None = None, draft: LogMapping | None = None, named: Path | None = None
+) -> LogMapping:
+    """The mapping that was named; or the one that lies beside the logs, was made for them, or they bring themselves.
+
+    Args:
+        named: the folder or file of logs as the user named it, if that is another than `data`.
+
+    Raises:
+        ForeignCodeError: it names a Python file, and was not given or lies in the folder of the logs. Logs come from
+            others; what lies with them must not run.
+    """
+    folder = named or data
     if given is not None:
         if str(given) in packaged_names("logs"):
             return _packaged(str(given))
-        return read_mapping(given)
+        within = folder.is_dir() and Path(given).resolve().is_relative_to(folder.resolve())
+        return _without_code(read_mapping(given), given) if within else read_mapping(given)
     beside = data / BESIDE if data.is_dir() else data.with_suffix(".yaml")
     if beside.exists():
-        return read_mapping(beside)
+        return _without_code(read_mapping(beside), beside)
     for name in packaged_names("logs"):
         mapping = _packaged(name)
         if mapping.file == data.name:
@@ -142,6 +173,17 @@ def find_mapping(data: Path, given: str | Path | None = None, draft: LogMapping 
         f"{'into it' if data.is_dir() else 'beside it'}, after the example configs/logs/warthog.yaml, or have one "
         f"drafted: train-world-model --data {data} --describe > {beside}"
     )
+
+
+def _without_code(mapping: LogMapping, path: str | Path) -> LogMapping:
+    if isinstance(mapping.reward, PythonReward):
+        file = mapping.reward.python
+        raise ForeignCodeError(
+            f"{path} lies with the logs and asks to run {file}: code that comes with logs is not run. If you know what "
+            f"it does, name it yourself: --reward {file}; or give a mapping of your own from another folder",
+            mapping,
+        )
+    return mapping
 
 
 def _packaged(name: str) -> LogMapping:

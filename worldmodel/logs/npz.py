@@ -125,7 +125,8 @@ def _row_arrays(arrays: Archive, mapping: LogMapping) -> tuple[dict[str, np.ndar
     assert samples is not None
     others = [_name(arrays, as_column(mapping.time))] if mapping.time is not None else []
     others += [name for name in (mapping.image, mapping.episode) if name is not None]
-    others += [mapping.reward] if mapping.reward in arrays.names else []  # else an expression
+    reward = mapping.reward if isinstance(mapping.reward, str) else None
+    others += [reward] if reward in arrays.names else []  # else an expression
     for name in others:
         rows[name] = arrays[name]
         _check_samples(rows[name].shape[: len(samples)], samples, name, arrays)

@@ -40,7 +40,7 @@ class Wanted:
     @classmethod
     def of(cls, raw: RawEpisode, mapping: LogMapping) -> "Wanted":
         reward = image = None
-        if mapping.reward is not None and channels.has(raw, mapping.reward):
+        if isinstance(mapping.reward, str) and channels.has(raw, mapping.reward):
             name, value = channels.find(raw, [mapping.reward])
             reward = channels.numbers(value, f"{raw.where}: {name}")
             if reward.ndim != 1:

@@ -1,0 +1,219 @@
+"""What a robot makes of its own physics, from what it sees and what it commanded: the context head, in SI units.
+
+No label is read for it: the model filters with the physics hidden, as it will on the robot. How far to believe it is
+settled on held-out episodes that are labelled: the head was fitted to the training logs and is too sure of itself.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from worldmodel.calibration import conformal_level
+from worldmodel.device import device_of, random_kept, random_state, seeded, set_random_state
+from worldmodel.model import Belief, WorldModel
+from worldmodel.replay import Replay
+
+COVERAGE = 0.9
+WIDTH = 1.645  # standard deviations to either side that hold so much of a normal distribution
+EPISODES, ROWS = 32, 1000  # filtered at once: memory stays bounded however long an episode is
+FOLDS = 10
+
+
+class Estimate(NamedTuple):
+    """Of each factor, in SI. With `std` as calibrated, the truth lies within 1.645 of it in 90% of moments."""
+
+    mean: np.ndarray  # (..., C)
+    std: np.ndarray  # (..., C)
+
+
+def estimate_of(model: WorldModel, belief: Belief) -> Estimate:
+    """What beliefs (...) say of the physics."""
+    mean, std = (part.detach().cpu().numpy().astype(np.float64) for part in model.estimate_context(belief))
+    centre, scale = np.array(model.context.centre), np.array(model.context.scale)
+    return Estimate(centre + scale * mean, scale * std * np.array(model.widening or np.ones(len(scale))))
+
+
+class Estimator:
+    """The estimate of N machines as they go: one call a control step."""
+
+    def __init__(self, model: WorldModel, n: int = 1, seed: int = 0) -> None:
+        self.model, self.device = model, device_of(model)
+        self.belief, self.random = model.initial(n), seeded(seed, self.device)
+
+    @torch.no_grad()
+    def step(self, observation: dict[str, np.ndarray], command: np.ndarray, is_first: np.ndarray) -> Estimate:
+        """From what was just observed, as the log has it (N, ...), and the command that led there.
+
+        Args:
+            command: (N, A) in [-1, 1], as the policy gave it; of no account where an episode begins.
+            is_first: (N,) bool: an episode begins, and what was known is forgotten.
+        """
+        model, device = self.model, self.device
+        vector = torch.as_tensor(observation["vector"], dtype=torch.float32).to(device)
+        image = torch.as_tensor(observation["image"]).to(device) if model.spaces.image else None
+        given = torch.as_tensor(command, dtype=torch.float32).to(device)
+        nothing = given.new_zeros(len(given), len(model.context))
+        with random_kept(device):  # draws from a stream of its own, so as to disturb nobody's
+            set_random_state(self.random, device)
+            inputs = model.action_input(given, nothing, nothing)
+            self.belief = model.observe_step(self.belief, vector, image, inputs, torch.as_tensor(is_first).to(device))
+            self.random = random_state(device)
+        return estimate_of(model, self.belief)
+
+
+class Series(NamedTuple):
+    """One episode's estimate over time, T + 1 rows; row t is known after observation t."""
+
+    episode: int  # in the log
+    estimate: Estimate  # (T + 1, C)
+    label: np.ndarray  # (T + 1, C) SI, NaN where the log does not say
+
+
+@torch.no_grad()
+def estimated(model: WorldModel, replay: Replay, seed: int = 0) -> Iterator[Series]:
+    """The estimate along every episode of the replay, in order."""
+    was_training = model.training
+    model.eval()
+    device = replay.device
+    centre, scale = np.array(model.context.centre), np.array(model.context.scale)
+    random = seeded(seed, device)
+    for first in range(0, len(replay.episodes), EPISODES):
+        which = np.arange(first, min(first + EPISODES, len(replay.episodes)))
+        last = replay.length[replay.episodes[which]]
+        parts, labels, belief = [], [], None
+        for start in range(0, int(last.max()) + 1, ROWS):
+            rows = np.minimum(np.arange(start, min(start + ROWS, int(last.max()) + 1)), last[:, None])
+            batch = replay.gather(replay.offset[which][:, None] + rows)
+            batch.is_first[:, 0] = start == 0
+            with random_kept(device):
+                set_random_state(random, device)
+                inputs = model.inputs(batch, torch.ones_like(batch.labelled))
+                beliefs, *_ = model.filter(batch.vector, batch.image, inputs, batch.is_first, after=belief)
+                random = random_state(device)
+            belief = beliefs.at(slice(None), -1)
+            parts.append(estimate_of(model, beliefs))
+            known, value = batch.known.cpu().numpy() > 0, batch.context.cpu().numpy().astype(np.float64)
+            labels.append(np.where(known, centre + scale * value, np.nan))
+        mean, std = (np.concatenate([part[k] for part in parts], 1) for k in range(2))
+        label = np.concatenate(labels, 1)
+        for k, steps in enumerate(last):
+            own = slice(0, int(steps) + 1)
+            yield Series(int(replay.episodes[which[k]]), Estimate(mean[k, own], std[k, own]), label[k, own])
+    model.train(was_training)
+
+
+@dataclass(frozen=True)
+class FactorJudged:
+    """How one factor's estimate did on held-out episodes, over all their labelled moments. Errors are in SI.
+
+    `coverage` is the share of moments whose label lay in the interval of stated 90%. Where the uncertainty was
+    calibrated, an episode's intervals are judged as calibrated without it (and a tenth of the others).
+    """
+
+    name: str
+    episodes: int  # labelled
+    error: float  # root mean square
+    guess: float  # that of always guessing the training logs' mean
+    late: float  # the error in the last quarter of each episode
+    coverage: float
+    widening: float | None  # of the standard deviation the head states; None: too few episodes to calibrate it
+
+    def line(self) -> str:
+        calibrated = "" if self.widening is not None else " (too few labelled held-out episodes to calibrate it)"
+        return (
+            f"{self.name}: estimated from history alone to {self.error:.3g} ({self.late:.3g} in the last quarter of an "
+            f"episode; guessing the logs' mean {self.guess:.3g}); what it states at {COVERAGE:.0%} held in "
+            f"{self.coverage:.0%} of {self.episodes} held-out episodes' moments{calibrated}"
+        )
+
+
+def judge(model: WorldModel, replay: Replay, held_out: Replay) -> tuple[list[FactorJudged], list[Series]]:
+    """Judges the estimate on held-out episodes, and sets `model.widening` by them. Factors no log labels are left out.
+
+    Returns:
+        Each factor judged, and the held-out series as calibrated.
+    """
+    model.widening = None
+    if not len(model.context):
+        return [], []
+    found = list(estimated(model, held_out))
+    widening, judged = [1.0] * len(model.context), []
+    for c, name in enumerate(model.context.names):
+        known = [np.isfinite(one.label[:, c]) for one in found]
+        label, mean, std = (
+            np.concatenate([part(one)[rows] for one, rows in zip(found, known, strict=True)])
+            for part in (
+                lambda one, c=c: one.label[:, c],
+                lambda one, c=c: one.estimate.mean[:, c],
+                lambda one, c=c: one.estimate.std[:, c],
+            )
+        )
+        if not len(label):
+            continue
+        episode = np.concatenate([np.full(int(rows.sum()), k) for k, rows in enumerate(known)])
+        late = np.concatenate([np.arange(len(rows))[rows] >= 0.75 * len(rows) for rows in known])
+        score = np.abs(label - mean) / std
+        level = conformal_level(score, episode, COVERAGE)
+        out = _out_of_fold(score, episode)
+        calibrated = bool(np.isfinite(level) and np.isfinite(out).all())
+        if calibrated:
+            widening[c] = float(level / WIDTH)
+        judged.append(
+            FactorJudged(
+                name=name,
+                episodes=len(np.unique(episode)),
+                error=_rms(label - mean),
+                guess=_rms(label - guesses(replay)[c]),
+                late=_rms((label - mean)[late]),
+                coverage=_by_episode(score <= (out if calibrated else WIDTH), episode),
+                widening=widening[c] if calibrated else None,
+            )
+        )
+    model.widening = tuple(widening)
+    wider = np.array(widening)
+    return judged, [one._replace(estimate=Estimate(one.estimate.mean, one.estimate.std * wider)) for one in found]
+
+
+def _out_of_fold(score: np.ndarray, episode: np.ndarray) -> np.ndarray:
+    """(N,) for each moment the level that the other folds' episodes give."""
+    names = np.unique(episode)
+    fold = np.searchsorted(names, episode) % min(FOLDS, len(names))
+    out = np.full(len(score), np.inf)
+    for k in range(fold.max() + 1):
+        others = fold != k
+        if others.any():
+            out[~others] = conformal_level(score[others], episode[others], COVERAGE)
+    return out
+
+
+def _by_episode(held: np.ndarray, episode: np.ndarray) -> float:
+    """A share over moments, each episode counting the same."""
+    _, which, count = np.unique(episode, return_inverse=True, return_counts=True)
+    return float((np.bincount(which, held) / count).mean())
+
+
+def guesses(replay: Replay) -> np.ndarray:
+    """(C,) the mean of each factor over the training logs' labelled steps, SI; of pushes, which are rare, none."""
+    spec, chosen = replay.context, replay.episodes
+    weight = replay.length[chosen][:, None] * replay.known[chosen]
+    mean = (weight * replay.values[chosen]).sum(0) / np.maximum(weight.sum(0), 1)
+    return np.array(spec.centre) + np.array(spec.scale) * mean
+
+
+def _rms(off: np.ndarray) -> float:
+    return float(np.sqrt(np.square(off).mean())) if len(off) else float("nan")
+
+
+def by_step(found: Sequence[Series], guess: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(T, C) root mean square errors by step of an episode: of the estimate, and of the guess (C,)."""
+    longest = max(len(one.label) for one in found)
+    off, still = (np.full((len(found), longest, len(guess)), np.nan) for _ in range(2))
+    for k, one in enumerate(found):
+        off[k, : len(one.label)] = one.estimate.mean - one.label
+        still[k, : len(one.label)] = np.asarray(guess) - one.label
+    seen = np.isfinite(off).sum(0)
+    counted = np.where(seen, seen, np.nan)
+    return np.sqrt(np.nansum(off**2, 0) / counted), np.sqrt(np.nansum(still**2, 0) / counted)
