@@ -105,6 +105,8 @@ def damaged(folder: Path) -> list[str]:
         except DamagedError as error:
             wrong.append(str(error))
     return wrong
+
+
 def _on_cpu(state: Any) -> Any:
     if isinstance(state, dict):
         return {name: _on_cpu(value) for name, value in state.items()}

@@ -46,7 +46,7 @@ def write_estimate(options: TrainWorldModel) -> None:
         reader = LogReader(logs)
         _check_alike(reader, model, meta)
         # Commands as the model knows them: in shares of its own logs' bounds, not of these logs'.
-        bounds = meta.get("action_bounds") or read_schema(Path(learnt))["action"]
+        bounds = meta.get("action") or read_schema(Path(learnt))["action"]
         reader.schema["action"] |= {key: bounds[key] for key in ("low", "high")}
         shown = write(out, model, reader)
     hz = float(reader.schema["control_hz"])

@@ -7,7 +7,7 @@ import torch
 
 from worldmodel.device import random_kept, seeded, set_random_state
 from worldmodel.model import WorldModel
-from worldmodel.replay import Replay
+from worldmodel.replay import Batch, Replay
 
 
 @dataclass
@@ -45,20 +45,8 @@ def open_loop(
     which = fits[rng.integers(0, len(fits), starts)]
     first = rng.integers(0, rows[which] - (warmup + horizon) + 1)
     batch = replay.gather(replay.offset[which][:, None] + first[:, None] + np.arange(warmup + horizon))
-    was_training = model.training
-    model.eval()
-    with random_kept(replay.device):
-        set_random_state(seeded(seed, replay.device), replay.device)
-        known = torch.zeros_like(batch.labelled)
-        inputs = model.inputs(batch, known)
-        image = None if batch.image is None else batch.image[:, :warmup]
-        beliefs, *_ = model.filter(batch.vector[:, :warmup], image, inputs[:, :warmup], batch.is_first[:, :warmup])
-        # Drawn, as dreams are. The likeliest class of every latent is a state that hardly ever occurs: on real logs
-        # (Warthog) its rollouts strayed twice as far.
-        imagined = model.decode(model.imagine(beliefs.at(slice(None), -1), inputs[:, warmup:])).cpu()
-    model.train(was_training)
+    guessed, truth = imagined(model, batch, warmup, seed)
     lived, std = batch.vector.cpu(), model.std.cpu()
-    truth = lived[:, warmup:]
     still = lived[:, warmup - 1 : warmup].expand_as(truth)
 
     def errors(guess: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -66,9 +54,32 @@ def open_loop(
         overall = ((off / std) ** 2).mean(-1).sqrt().median(0).values
         return overall.numpy(), (off**2).mean(0).sqrt().numpy()
 
-    overall, channels = errors(imagined)
+    overall, channels = errors(guessed)
     overall_still, channels_still = errors(still)
     start = lived[:6, warmup - 1 : warmup]
-    traces = torch.stack([torch.cat([start, truth[:6]], 1), torch.cat([start, imagined[:6]], 1)])
+    traces = torch.stack([torch.cat([start, truth[:6]], 1), torch.cat([start, guessed[:6]], 1)])
     where = [(int(batch.episode[i, warmup - 1]), int(batch.step[i, warmup - 1])) for i in range(min(6, starts))]
     return OpenLoop(overall, overall_still, channels, channels_still, starts, traces.numpy(), where, std.numpy())
+
+
+@torch.no_grad()
+def imagined(model: WorldModel, batch: Batch, warmup: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the model makes of segments of which it sees `warmup` rows, then the actions alone; and what was logged.
+
+    Returns:
+        Two (B, T - warmup, D), in the log's own units, on the CPU.
+    """
+    device = batch.vector.device
+    was_training = model.training
+    model.eval()
+    with random_kept(device):
+        set_random_state(seeded(seed, device), device)
+        known = torch.zeros_like(batch.labelled)
+        inputs = model.inputs(batch, known)
+        image = None if batch.image is None else batch.image[:, :warmup]
+        beliefs, *_ = model.filter(batch.vector[:, :warmup], image, inputs[:, :warmup], batch.is_first[:, :warmup])
+        # Drawn, as dreams are. The likeliest class of every latent is a state that hardly ever occurs: on real logs
+        # (Warthog) its rollouts strayed twice as far.
+        guess = model.decode(model.imagine(beliefs.at(slice(None), -1), inputs[:, warmup:])).cpu()
+    model.train(was_training)
+    return guess, batch.vector.cpu()[:, warmup:]

@@ -14,12 +14,13 @@ from worldmodel.calibration import Calibration, calibrate
 from worldmodel.context import ContextSpec
 from worldmodel.device import CPU, random_state, set_random_state
 from worldmodel.diagnosis import Finding, diagnose
+from worldmodel.earlier import Earlier, found, mixed
 from worldmodel.estimate import FactorJudged, Series, judge
 from worldmodel.evaluation import OpenLoop, open_loop
 from worldmodel.loss import ensemble_loss, transition_loss, world_model_loss
 from worldmodel.model import ModelConfig, Spaces, WorldModel
 from worldmodel.optim import LaProp, SafeStep
-from worldmodel.replay import Replay
+from worldmodel.replay import Batch, Replay
 from worldmodel.saved import NAME, calibration_of, described, place, widening_of
 from worldmodel.storage import LogReader
 
@@ -50,6 +51,11 @@ class TrainerConfig:
     compute: Literal["auto", "float32", "bfloat16"] = "auto"
     ensemble: int = 5  # members that judge the transition, or 0
     ensemble_batch: int = 256  # transitions for each member in every update
+    rehearsal: float = 0.3  # share of every batch from logs of an earlier run that the model began as, if it did
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rehearsal < 1:
+            raise UserError(f"rehearsal is {self.rehearsal:g}; give a share from 0 to below 1")
 
 
 def split_episodes(reader: LogReader) -> tuple[list[int], list[int]]:
@@ -91,13 +97,13 @@ class Trainer:
         image = "image" in (reader.rows.dtype.names or ())
         context = ContextSpec.from_logs(physics, np.asarray(reader.rows["push"]), image)
         self._episodes = train, held_out
-        spaces = Spaces(reader.rows["vector"].shape[1], reader.rows["action"].shape[1], image)
-        self.model = WorldModel(model_config, spaces, context)
+        self._spaces = Spaces(reader.rows["vector"].shape[1], reader.rows["action"].shape[1], image)
+        self.earlier_logs: list[str] = []  # folders of the logs that the model learnt from in earlier runs
+        self.earlier: list[Earlier] = []  # those of them that were found
+        self.model = WorldModel(model_config, self._spaces, context)
         self._take(context)
         self.model.set_statistics(self.replay.statistics())
-        self.model.add_ensemble(config.ensemble)
-        place(self.model, device, config.compute)
-        self.optimise()
+        self._complete()
         self.rng = np.random.default_rng(seed)
         self.steps = 0
         self.caution = 1.0  # factor on the learning rate, lowered when losses were not finite
@@ -106,12 +112,53 @@ class Trainer:
         self._skipped_in_a_row = 0
         self._good_state: dict[str, Any] | None = None
 
+    def _complete(self) -> None:
+        self.model.add_ensemble(self.config.ensemble)
+        place(self.model, self.device, self.config.compute)
+        self.optimise()
+
     def _take(self, context: ContextSpec) -> None:
         """Present the logs under this context."""
-        train, held_out = self._episodes
         self.model.context = context
-        self.replay = Replay(self.reader, context, train, self.config.terminal_share, self.device)
-        self.held_out = Replay(self.reader, context, held_out, device=self.device)
+        self.replay, self.held_out = self._replays(self.reader, *self._episodes)
+
+    def _replays(self, reader: LogReader, train: list[int], held_out: list[int]) -> tuple[Replay, Replay]:
+        context, device = self.model.context, self.device
+        return (
+            Replay(reader, context, train, self.config.terminal_share, device),
+            Replay(reader, context, held_out, device=device),
+        )
+
+    def start_from(self, folder: Path, logs: list[str]) -> None:
+        """Begin as the model of an earlier run: its weights, its scales, its context; the optimisers start afresh.
+
+        Args:
+            folder: of its checkpoints.
+            logs: folders of what it learnt from, to be rehearsed.
+
+        Raises:
+            UserError: it is of another shape.
+        """
+        state, meta, _ = checkpoint.load(folder, NAME)
+        theirs = self._check(meta, folder, ("spaces", "model"))
+        self._become(theirs, [*meta.get("earlier_logs", []), *logs])
+        judged = meta.get("ensemble", 0) == self.config.ensemble
+        self.model.load_state_dict(state["model"] if judged else self._with_own_ensemble(state["model"]))
+        self._good_state = _copy(self.model)
+
+    def _become(self, context: ContextSpec, earlier_logs: list[str]) -> None:
+        """Of another context than these logs', and mindful of earlier ones."""
+        if context.names != self.model.context.names:
+            self.model = WorldModel(self.model.config, self._spaces, context)
+            self._complete()
+        self._take(context)
+        self.earlier_logs = list(dict.fromkeys(earlier_logs))
+        readers, missing = found(self.earlier_logs)
+        self.earlier = [Earlier(*self._replays(reader, *split_episodes(reader))) for reader in readers]
+        self.trouble += missing
+
+    def _sample(self, batch: int, length: int, rng: np.random.Generator, plain: bool = False) -> Batch:
+        return mixed(self.replay, self.earlier, self.config.rehearsal, batch, length, rng, plain)
 
     def optimise(self) -> None:
         """Fresh optimisers of the model's parts as they are now."""
@@ -131,7 +178,7 @@ class Trainer:
 
     def update(self, progress: float = 0.0) -> dict[str, float]:
         """One training step; `progress` is the share of the budget that is spent (it sets the learning rate)."""
-        batch = self.replay.sample(self.config.batch, self.config.length, self.rng)
+        batch = self._sample(self.config.batch, self.config.length, self.rng)
         self._set_rates(progress)
         self.model.widening = None  # it was of the weights so far
         spent = progress > self.config.decay_from
@@ -162,7 +209,7 @@ class Trainer:
             return {}, True
         losses, skipped = [], self.transition_step.skipped
         for _ in range(-(-self.config.transition_steps // (1 if ahead == 1 else 2))):
-            windows = self.replay.sample(self.config.transition_batch, 1 + ahead, self.rng, plain=True)
+            windows = self._sample(self.config.transition_batch, 1 + ahead, self.rng, plain=True)
             losses.append(transition_loss(self.model, windows))
             self.transition_step(losses[-1])
         mean = {"transition": torch.stack(losses).mean().detach()} if losses else {}
@@ -187,7 +234,7 @@ class Trainer:
         if self.ensemble_step is None or self.model.ensemble is None:
             return {}
         rows = self.model.ensemble.members * self.config.ensemble_batch
-        windows = self.replay.sample(rows, 2, np.random.default_rng([rows, self.steps]), plain=True)
+        windows = self._sample(rows, 2, np.random.default_rng([rows, self.steps]), plain=True)
         with torch.random.fork_rng(devices=[]):
             loss = ensemble_loss(self.model, windows)
         self.ensemble_step(loss)
@@ -223,6 +270,10 @@ class Trainer:
             self.trouble.append(note)
         return result
 
+    def evaluate_earlier(self, horizon: int = 50, starts: int = 64) -> list[OpenLoop]:
+        """The error on held-out episodes of each of the `earlier` logs: what has been forgotten of them."""
+        return [open_loop(self.model, one.held_out, horizon, starts) for one in self.earlier]
+
     def calibrate(self, coverage: float = 0.9, tolerance: float = 0.5) -> Calibration:
         """Bounds on the errors of the model as it is now; kept and saved with it, and forgotten when it learns on.
 
@@ -252,7 +303,8 @@ class Trainer:
             "steps": self.steps,
             "control_hz": self.reader.schema.get("control_hz"),
             "observation_names": self.reader.schema["observation"]["vector"].get("names"),
-            "action_bounds": {key: self.reader.schema["action"][key] for key in ("low", "high")},
+            "action": self.reader.schema["action"],
+            "earlier_logs": self.earlier_logs,
         }
 
     def save(self, folder: Path) -> Path:
@@ -275,24 +327,14 @@ class Trainer:
             UserError: the checkpoint belongs to another task or other observations.
         """
         state, meta, steps = checkpoint.load(folder, NAME)
-        mine = self.meta()
-        # Logs that have grown may span a wider range of physics; the network keeps the scale that it was trained with.
-        theirs = ContextSpec(**{k: tuple(v) for k, v in meta["context"].items()})
-        checks = [(key, meta[key], mine[key]) for key in ("task", "spaces")]
-        # A setting that is younger than the checkpoint has its default there.
-        then = from_dict(ModelConfig, meta["model"], "checkpoint")
-        now = replace(then, **{name: getattr(self.model.config, name) for name in HOW_IT_LEARNS})
-        checks.append(("model", asdict(now), mine["model"]))
-        checks.append(("physics", theirs.names, self.model.context.names))
-        for what, saved, given in checks:
-            if _plain(saved) != _plain(given):
-                raise UserError(
-                    f"{folder} holds a model whose {what} is {saved}, the logs and settings now give {given}; "
-                    "use the same --data, --size and task, or a new --run"
-                )
-        if theirs != self.model.context:
+        # A model that began as an earlier run's has the context of that run.
+        began_elsewhere = bool(meta.get("earlier_logs"))
+        theirs = self._check(meta, folder, ("task", "spaces", "model", *(() if began_elsewhere else ("physics",))))
+        if began_elsewhere:
+            self._become(theirs, meta["earlier_logs"])
+        elif theirs != self.model.context:
             self._take(theirs)
-        judged = meta.get("ensemble", 0) == mine["ensemble"]  # or else by others or none: this trainer's begin anew
+        judged = meta.get("ensemble", 0) == self.config.ensemble  # or else by others or none: this trainer's begin anew
         self.model.load_state_dict(state["model"] if judged else self._with_own_ensemble(state["model"]))
         self.model.calibration = calibration_of(meta) if judged else None
         self.model.widening = widening_of(meta)
@@ -311,10 +353,34 @@ class Trainer:
         if (newest := checkpoint.newest_step(folder, NAME)) > steps:
             self.trouble.append(f"the checkpoint of step {newest} is damaged; went on from the one of step {steps}")
 
+    def _check(self, meta: dict[str, Any], folder: Path, what: tuple[str, ...]) -> ContextSpec:
+        """The context of the model that these meta data describe; a UserError if it does not fit these logs."""
+        mine = self.meta()
+        # Logs that have grown may span a wider range of physics; the network keeps the scale that it was trained with.
+        theirs = ContextSpec(**{k: tuple(v) for k, v in meta["context"].items()})
+        # A setting that is younger than the checkpoint has its default there.
+        then = from_dict(ModelConfig, meta["model"], "checkpoint")
+        now = replace(then, **{name: getattr(self.model.config, name) for name in HOW_IT_LEARNS})
+        pairs = {
+            "task": (meta["task"], mine["task"]),
+            "spaces": (meta["spaces"], mine["spaces"]),
+            "model": (asdict(now), mine["model"]),
+            "physics": (theirs.names, self.model.context.names),
+        }
+        for name in what:
+            saved, given = pairs[name]
+            if _plain(saved) != _plain(given):
+                raise UserError(
+                    f"{folder} holds a model whose {name} is {saved}, the logs and settings now give {given}; "
+                    "use the same --data, --size and task, or a new --run"
+                )
+        return theirs
 
     def _with_own_ensemble(self, state: dict[str, Any]) -> dict[str, Any]:
-        own, others = ({k: v for k, v in s.items() if k.startswith("ensemble.") == mine}
-                       for s, mine in ((_copy(self.model), True), (state, False)))
+        own, others = (
+            {k: v for k, v in s.items() if k.startswith("ensemble.") == mine}
+            for s, mine in ((_copy(self.model), True), (state, False))
+        )
         return others | own
 
 

@@ -86,9 +86,7 @@ def _slow(path: Path, dialect: Dialect, repairs: Counter[str]) -> dict[str, np.n
         texts |= more
 
 
-def _columns(
-    path: Path, dialect: Dialect, texts: set[int], repairs: Counter[str]
-) -> tuple[list[np.ndarray], set[int]]:
+def _columns(path: Path, dialect: Dialect, texts: set[int], repairs: Counter[str]) -> tuple[list[np.ndarray], set[int]]:
     """All columns, those in `texts` as text; and which of the others hold text after all."""
     count = len(dialect.names)
     parts: list[list[np.ndarray]] = [[] for _ in range(count)]

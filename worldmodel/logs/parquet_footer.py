@@ -74,9 +74,7 @@ def column_chunks(path: Path) -> list[ColumnChunk]:
             check_size(length, f"{path}: the footer", MOST_TEXT)
             file.seek(size - 8 - length)
             footer = _Reader(file.read(length)).struct()
-        return [
-            _chunk(chunk, int(group[_ROWS]), path) for group in footer[_ROW_GROUPS] for chunk in group[_COLUMNS]
-        ]
+        return [_chunk(chunk, int(group[_ROWS]), path) for group in footer[_ROW_GROUPS] for chunk in group[_COLUMNS]]
     except (struct.error, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise UserError(f"{path} is damaged or no Parquet file ({str(error)[:80]}); copy it again") from None
     except OSError as error:

@@ -126,9 +126,7 @@ class _Clocks:
         return cleaned
 
 
-def _resampled(
-    clocks: _Clocks, wanted: Wanted, step_s: float, gap_s: float, repairs: Counter[str]
-) -> Iterator[Rows]:
+def _resampled(clocks: _Clocks, wanted: Wanted, step_s: float, gap_s: float, repairs: Counter[str]) -> Iterator[Rows]:
     counted: Counter[str] = Counter()
     seen = [clocks.series(one.names[0], one.value, one.clock_s, counted) for one in wanted.observation]
     sent = [clocks.series(one.names[0], one.value, one.clock_s, counted) for one in wanted.action]

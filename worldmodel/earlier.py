@@ -1,0 +1,141 @@
+"""A world model of an earlier run that learns on from other logs, and does not forget: `train-world-model --init-from`.
+
+The earlier logs are rehearsed: a share of every batch comes from them (Robins, "Catastrophic forgetting, rehearsal and
+pseudorehearsal", 1995). Scales of observations, actions and context stay the earlier run's: the network's weights mean
+what they mean under these alone.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from configs import UserError, load_yaml
+from worldmodel.checkpoint import write_atomically
+from worldmodel.log_format import INDEX, ROWS, SCHEMA
+from worldmodel.replay import Batch, Replay
+from worldmodel.storage import LogReader
+
+
+@dataclass
+class Earlier:
+    """Logs that the model has learnt from in an earlier run."""
+
+    replay: Replay
+    held_out: Replay
+
+    @property
+    def folder(self) -> Path:
+        return self.replay.reader.folder
+
+
+def logs_of(run: Path) -> Path:
+    """The folder of a run's logs, whether they are still there or not."""
+    settings = load_yaml(run / "config.yaml") if (run / "config.yaml").exists() else {}
+    return Path(settings.get("data") or run / "episodes").resolve()
+
+
+def found(folders: Sequence[str | Path]) -> tuple[list[LogReader], list[str]]:
+    """Those that can be opened, and a line on each that cannot."""
+    readers, missing = [], []
+    for folder in folders:
+        try:
+            readers.append(LogReader(folder))
+        except UserError as error:
+            missing.append(f"earlier logs are not rehearsed, and what of them is forgotten is not known: {error}")
+    return readers, missing
+
+
+def check_fit(run: Path, meta: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
+    """Raises:
+    UserError: the model of `run` means other observations, actions, clock or task than logs of this schema hold.
+    """
+    vector = schema["observation"]["vector"]
+    channels, actions = vector["shape"][0], schema["action"]["names"]
+    image = "image" in schema["observation"]
+    spaces, action = meta["spaces"], meta.get("action") or {}
+    checks = [
+        ("task", meta["task"], schema["task"]),
+        ("number of observed channels", spaces["vector"], channels),
+        ("observation", meta.get("observation_names"), vector.get("names")),
+        ("number of actions", spaces["action"], len(actions)),
+        ("action", action.get("names", actions), actions),
+        ("camera", "an image" if spaces["image"] else "no image", "an image" if image else "no image"),
+        ("control rate in Hz", meta.get("control_hz"), schema["control_hz"]),
+    ]
+    for what, theirs, ours in checks:
+        if theirs is not None and ours is not None and theirs != ours:
+            raise UserError(
+                f"--init-from {run}: its model's {what} is {_told(theirs)}, that of these logs {_told(ours)}; give "
+                "logs of the same machine under the same mapping, or train without --init-from"
+            )
+
+
+def _told(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, list) else str(value)
+
+
+def scaled_as(reader: LogReader, action: Mapping[str, Any], into: Path) -> LogReader:
+    """The logs, with their commands bounded as the model knows them; if need be a copy in the run's own `into`.
+
+    A command is a share of its bounds to the network, and imported logs are bounded by what they happen to hold.
+    """
+    bounds = {key: [float(x) for x in action[key]] for key in ("low", "high")}
+    if all(reader.schema["action"][key] == bounds[key] for key in bounds):
+        return reader
+    schema = {**reader.schema, "action": {**reader.schema["action"], **bounds}}
+    text = (json.dumps(schema | {"copy_of": str(reader.folder.resolve())}, indent=2) + "\n").encode()
+    if reader.folder.resolve() == into.resolve():  # imported for this run
+        write_atomically(into / SCHEMA, (json.dumps(schema, indent=2) + "\n").encode())
+        return LogReader(into)
+    if into.is_dir() and any(into.iterdir()):
+        if not (into / SCHEMA).is_file() or "copy_of" not in json.loads((into / SCHEMA).read_text()):
+            raise UserError(f"{into} already holds other logs; choose another run folder for {reader.folder}")
+        shutil.rmtree(into)
+    aside = into.with_name(into.name + ".importing")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    for name in (ROWS, INDEX):
+        shutil.copyfile(reader.folder / name, aside / name)
+    write_atomically(aside / SCHEMA, text)
+    if into.is_dir():
+        into.rmdir()
+    aside.rename(into)
+    return LogReader(into)
+
+
+def mixed(
+    new: Replay,
+    earlier: Sequence[Earlier],
+    share: float,
+    batch: int,
+    length: int,
+    rng: np.random.Generator,
+    plain: bool = False,
+) -> Batch:
+    """A batch of which this share is of earlier logs, drawn evenly over their rows."""
+    count = round(share * batch) if earlier else 0
+    if not count:
+        return new.sample(batch, length, rng, plain)
+    rows = np.array([one.replay.total for one in earlier], np.float64)
+    counts = rng.multinomial(count, rows / rows.sum()).tolist()
+    parts = [new.sample(batch - count, length, rng, plain)] if count < batch else []
+    parts += [one.replay.sample(n, length, rng, plain) for one, n in zip(earlier, counts, strict=True) if n]
+    return joined(parts)
+
+
+def joined(parts: Sequence[Batch]) -> Batch:
+    """One batch of several. What an episode's number means then depends on the row."""
+
+    def together(name: str) -> Any:
+        values = [getattr(part, name) for part in parts]
+        if any(value is None for value in values):
+            return None
+        return np.concatenate(values) if isinstance(values[0], np.ndarray) else torch.cat(values)
+
+    return Batch(**{name: together(name) for name in vars(parts[0])})
