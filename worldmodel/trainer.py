@@ -83,7 +83,7 @@ class Trainer:
         self.reader, self.config, self.device = reader, config, device
         train, held_out = split_episodes(reader)
         physics = [reader.episodes[i]["physics"] for i in train]
-        image = "image" in (reader.rows.dtype.names or ())
+        image = reader.images is not None
         context = ContextSpec.from_logs(physics, np.asarray(reader.rows["push"]), image)
         self._episodes = train, held_out
         spaces = Spaces(reader.rows["vector"].shape[1], reader.rows["action"].shape[1], image)
@@ -293,10 +293,11 @@ class Trainer:
         if (newest := checkpoint.newest_step(folder, NAME)) > steps:
             self.trouble.append(f"the checkpoint of step {newest} is damaged; went on from the one of step {steps}")
 
-
     def _with_own_ensemble(self, state: dict[str, Any]) -> dict[str, Any]:
-        own, others = ({k: v for k, v in s.items() if k.startswith("ensemble.") == mine}
-                       for s, mine in ((_copy(self.model), True), (state, False)))
+        own, others = (
+            {k: v for k, v in s.items() if k.startswith("ensemble.") == mine}
+            for s, mine in ((_copy(self.model), True), (state, False))
+        )
         return others | own
 
 
