@@ -158,7 +158,7 @@ class Replay:
             # Where there was no action, logs of others may hold NaN.
             return torch.from_numpy(np.where(given[..., None], within, np.float32(0)))
 
-        image = self.reader.images[row] if images and self.reader.images is not None else None
+        image = self.reader.take_images(row) if images and self.reader.images is not None else None
         vector = self.reader.spikes.mend(here["vector"], row)
         return Batch(
             vector=torch.from_numpy(np.ascontiguousarray(vector)),

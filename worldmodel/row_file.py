@@ -1,12 +1,14 @@
-"""One NPY file of structured rows that grows, open for writing."""
+"""One NPY file of structured rows: growing, or read at any place."""
 
 import contextlib
+import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from configs import UserError
 from worldmodel import log_format
 
 datasync = getattr(os, "fdatasync", os.fsync)  # macOS has only fsync
@@ -38,6 +40,32 @@ class RowFile:
 
     def _place(self, row: int) -> int:
         return self._header_size + row * self.dtype.itemsize
+
+
+class ReadRows:
+    """Rows of a file by number: images, which are better read than mapped (`LogReader.take_images`)."""
+
+    def __init__(self, path: Path, dtype: np.dtype) -> None:
+        self.dtype, self._begin = dtype, len(log_format.npy_header(dtype, 0))
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 (closed with the last reference)
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)  # nothing beyond what is asked for
+
+    def take(self, row: np.ndarray) -> np.ndarray:
+        """(...) rows with these numbers (...); those that follow one another are read at once."""
+        flat = row.reshape(-1)
+        taken = np.empty(len(flat), self.dtype)
+        whole = taken.view(np.uint8).data
+        cuts = [0, *(np.flatnonzero(np.diff(flat) != 1) + 1).tolist(), len(flat)]
+        for begin, end in itertools.pairwise(cuts):
+            left = whole[begin * self.dtype.itemsize : end * self.dtype.itemsize]
+            at = self._begin + int(flat[begin]) * self.dtype.itemsize if left else 0
+            while left:
+                count = os.preadv(self._file.fileno(), [left], at)
+                if not count:
+                    raise UserError(f"{self._file.name} was cut short while it was read")
+                left, at = left[count:], at + count
+        return taken.reshape(row.shape)
 
 
 def close_all(files: Sequence[RowFile]) -> None:

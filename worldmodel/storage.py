@@ -31,7 +31,7 @@ from configs import UserError
 from worldmodel import log_format
 from worldmodel.episode import Episode
 from worldmodel.log_format import IMAGES, INDEX, ROWS, SCHEMA, STEP_FIELDS, make_schema
-from worldmodel.row_file import RowFile, close_all, datasync
+from worldmodel.row_file import ReadRows, RowFile, close_all, datasync
 from worldmodel.spikes import AT_ONCE, Spikes
 
 __all__ = ["LogReader", "LogWriter", "make_schema"]
@@ -209,6 +209,7 @@ class LogReader:
         self.rows = self._parts[0]
         with_image = [part for part in self._parts if "image" in (part.dtype.names or ())]
         self.images = with_image[0]["image"] if with_image else None  # (rows, H, W, 3) uint8
+        self._image_file = ReadRows(self.folder / IMAGES, self._parts[1].dtype) if len(self._parts) > 1 else None
 
     def _map(self, name: str, dtype: np.dtype) -> np.ndarray:
         offset = log_format.check_rows_file(self.folder / name, dtype, self.episodes)
@@ -232,6 +233,18 @@ class LogReader:
             info=dict(record["info"]),
             **steps,
         )
+
+    def take_images(self, row: np.ndarray) -> np.ndarray:
+        """Images (..., H, W, 3) of the rows with these numbers (...).
+
+        They are read, not taken from the mapped file: around each place that is looked at there, the system would
+        bring in megabytes that nobody asked for, and pages of it would fill this process.
+        """
+        if self.images is None:
+            raise ValueError(f"{self.folder} holds no images")
+        if self._image_file is None:
+            return self.images[row]
+        return self._image_file.take(row)["image"]
 
     def check(self) -> None:
         """A UserError names the first number that is not finite. `LogWriter` lets none in; others may have written."""

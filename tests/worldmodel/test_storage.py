@@ -172,6 +172,23 @@ def test_rows_shorter_than_the_index_says_are_an_error_whose_advice_works(tmp_pa
         assert_holds(copy, range(kept + 1))
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_images_are_taken_from_any_rows(tmp_path, version):
+    write(tmp_path, range(6), {**CAMERA, "version": version})
+    reader = LogReader(tmp_path)
+    images = np.concatenate([reader.episode(i).observation["image"] for i in range(6)])
+    random = np.random.default_rng(0)
+    for rows in (
+        np.arange(len(images)),
+        random.integers(0, len(images), (3, 5)),
+        random.integers(0, len(images) - 4, (7, 1)) + np.arange(4),
+        np.arange(5)[::-1],
+        np.full((2, 3), len(images) - 1),
+        np.zeros((0, 4), np.int64),
+    ):
+        np.testing.assert_array_equal(reader.take_images(rows), images[rows])
+
+
 @pytest.mark.parametrize("name", ["rows.npy", "images.npy"])
 def test_with_a_camera_either_file_of_an_append_may_be_torn(tmp_path, name):
     whole = tmp_path / "whole"

@@ -86,9 +86,7 @@ def _slow(path: Path, dialect: Dialect, repairs: Counter[str]) -> dict[str, np.n
         texts |= more
 
 
-def _columns(
-    path: Path, dialect: Dialect, texts: set[int], repairs: Counter[str]
-) -> tuple[list[np.ndarray], set[int]]:
+def _columns(path: Path, dialect: Dialect, texts: set[int], repairs: Counter[str]) -> tuple[list[np.ndarray], set[int]]:
     """All columns, those in `texts` as text; and which of the others hold text after all."""
     count = len(dialect.names)
     parts: list[list[np.ndarray]] = [[] for _ in range(count)]
@@ -98,7 +96,7 @@ def _columns(
         rows += len(chunk)
         for column, cells in enumerate(zip(*chunk, strict=True)):
             if column in texts:
-                parts[column].append(np.array(cells))
+                parts[column].append(np.array(cells, object))  # as wide as each is, not as the widest
             elif column not in more:
                 numbers = _numbers(cells, dialect.decimal_comma)
                 if numbers is None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from configs import UserError, from_dict, load_yaml, packaged, packaged_names
+from worldmodel.logs.guards import inside
 from worldmodel.logs.units import factor
 
 BESIDE = "mapping.yaml"  # the file's name inside a folder of logs
@@ -128,9 +129,11 @@ def find_mapping(data: Path, given: str | Path | None = None, draft: LogMapping 
         if str(given) in packaged_names("logs"):
             return _packaged(str(given))
         return read_mapping(given)
-    beside = data / BESIDE if data.is_dir() else data.with_suffix(".yaml")
-    if beside.exists():
-        return read_mapping(beside)
+    places = [data / BESIDE] if data.is_dir() else [data.with_suffix(".yaml"), data.with_name(BESIDE)]
+    beside = places[0]
+    for place in places:
+        if place.exists():
+            return read_mapping(inside(place.parent, place.name, str(place.parent)))
     for name in packaged_names("logs"):
         mapping = _packaged(name)
         if mapping.file == data.name:
