@@ -177,6 +177,10 @@ class Replay:
             step=step,
         ).to(self.device)
 
+    def only(self, episodes: Sequence[int]) -> "Replay":
+        """Of these episodes of the log."""
+        return Replay(self.reader, self.context, episodes, self.terminal_share, self.device)
+
     def some_rows(self, limit: int = 200_000) -> tuple[np.ndarray, np.ndarray]:
         """Row numbers in the log of at most about `limit` rows, whole episodes, and which begin an episode."""
         return self.reader.some_rows(self.episodes, limit)

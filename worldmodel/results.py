@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from worldmodel.audited import Audit
 from worldmodel.checkpoint import write_atomically
 from worldmodel.evaluation import OpenLoop
 from worldmodel.plots import ChannelErrors, Trace, open_loop_plot
@@ -67,7 +69,7 @@ def scalars(result: OpenLoop) -> dict[str, float]:
     return values
 
 
-def save_plot(folder: Path, schema: Mapping[str, Any], result: OpenLoop, step: int) -> Path:
+def save_plot(folder: Path, schema: Mapping[str, Any], result: OpenLoop, step: int, audit: Audit | None = None) -> Path:
     """`open_loop.png` and, for other programs, the curves in `open_loop.json`."""
     names, shown = channel_names(schema, result.channels.shape[1]), shown_channels(schema, result)
     hz = float(schema["control_hz"])
@@ -86,6 +88,8 @@ def save_plot(folder: Path, schema: Mapping[str, Any], result: OpenLoop, step: i
             for c, name in enumerate(names)
         ],
     }
+    if audit is not None:
+        curves["audit"] = asdict(audit)
     write_atomically(folder / "open_loop.json", json.dumps(curves).encode())
     seconds = np.arange(1, len(result.model) + 1) / hz
     errors = ChannelErrors(seconds, result.channels[:, shown], result.channels_persistence[:, shown])
@@ -97,6 +101,8 @@ def save_plot(folder: Path, schema: Mapping[str, Any], result: OpenLoop, step: i
         [names[c] for c in shown],
         _examples(result, shown, hz),
         channel_errors=errors,
+        trusted_s=None if audit is None else audit.trusted / hz,
+        audit="" if audit is None else f"\n{audit.lines(hz)[1].strip()} ({audit.recordings} held out)",
     )
 
 

@@ -221,6 +221,17 @@ class Session:
         self.tracker.log_figure("held_out/open_loop", plot, self.trainer.steps)
         return result
 
+    def _audit(self, result: OpenLoop) -> None:
+        """Do held-out recordings stay within what rollouts state? To the screen, the plot, the metrics and W&B."""
+        found, hz = self.trainer.audit(), float(self.trainer.reader.schema["control_hz"])
+        if found is None:
+            self.screen.say("  no audit of stated bounds: it needs 10 recordings or more")
+            return
+        for line in found.lines(hz):
+            self.screen.say(f"  {line}")
+        self._log("audit", {"stated": found.stated, "held": found.held, "trusted_s": found.trusted / hz})
+        results.save_plot(self.folder / "plots", self.trainer.reader.schema, result, self.trainer.steps, found)
+
     def _log(self, phase: str, values: dict[str, float]) -> None:
         step, seconds = self.trainer.steps, round(time.monotonic() - self.begun, 2)
         with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
@@ -236,6 +247,7 @@ class Session:
         say, folder, trainer = self.screen.say, self.folder, self.trainer
         for line in results.channel_lines(trainer.reader.schema, result):
             say(f"  {line}")
+        self._audit(result)
         made, took = trainer.steps - self.first_step, clock(time.monotonic() - self.begun)
         if self.stopped_by:
             say(f"Stopped by {self.stopped_by}, all is saved: {made:,} steps in {took}, {trainer.steps:,} in all")

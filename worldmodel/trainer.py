@@ -10,6 +10,7 @@ import torch
 
 from configs import UserError, from_dict
 from worldmodel import checkpoint
+from worldmodel.audited import Audit, audit
 from worldmodel.calibration import Calibration, calibrate
 from worldmodel.context import ContextSpec
 from worldmodel.device import CPU, random_state, set_random_state
@@ -216,6 +217,13 @@ class Trainer:
             )
             self.trouble.append(note)
         return result
+
+    def audit(self) -> Audit | None:
+        """None where there are too few recordings, or nothing that judges the model."""
+        try:
+            return audit(self.model, self.replay, self.held_out)
+        except UserError:
+            return None
 
     def calibrate(self, coverage: float = 0.9, tolerance: float = 0.5) -> Calibration:
         """Bounds on the errors of the model as it is now; kept and saved with it, and forgotten when it learns on.
