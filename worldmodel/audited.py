@@ -1,69 +1,68 @@
-"""Whether held-out recordings stay within the bounds that a model's rollouts state: an audit that needs no simulator.
+"""Do held-out recordings stay within bounds that were stated before them? An audit that needs no simulator.
 
-Bounds are set on some recordings and audited on others that the model did not learn from. Where enough are held out,
-every second of them sets the level and the rest audit it. Where few are, the level comes from the recordings that
-were learnt from, on which the model errs less; what the audit finds then says by how much such bounds promise too much.
+For each step ahead the bound is such that 90% of rollouts in a new recording should stay below it. It is set on some
+recordings and audited on others that the model did not learn from. Where enough are held out, every second of them sets
+the bound and the rest audit it. Where few are, the recordings that were learnt from set it, on which the model errs
+less; what the audit finds then says by how much such bounds promise too much.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from worldmodel.calibration import HORIZON, calibrate, fewest_episodes, rolled
+from configs import UserError
+from worldmodel.calibration import conformal_level, fewest_episodes, rolled
 from worldmodel.model import WorldModel
 from worldmodel.replay import Replay
 
-COVERAGE, TOLERANCE = 0.9, 0.5
+COVERAGE = 0.9
 
 
 @dataclass(frozen=True)
 class Audit:
-    """Of open-loop rollouts of held-out recordings, under their own commands, each believed up to its trust horizon."""
+    """Of open-loop rollouts of recordings, under their own commands, by steps ahead (H,).
 
-    stated: float  # share of rollouts that should stay within their bounds
-    held: float  # share that did, at every step that is trusted
-    tolerance: float  # the trust horizon ends where the bound exceeds it; standard deviations over the training logs
-    trusted: int  # median trust horizon, steps
-    horizon: int  # of the rollouts, steps
+    Errors are root mean squares over channels, in standard deviations of each over the training logs.
+    """
+
+    bound: np.ndarray  # infinite where too few recordings go on for so long
+    held: np.ndarray  # share of the audited rollouts whose error is below
     rollouts: int
     recordings: int  # audited
-    held_out_level: bool  # whether held-out recordings, too, set the level
+    held_out_bound: bool  # whether held-out recordings, too, set the bound
 
-    def lines(self, hz: float) -> list[str]:
-        level = "others that were held out" if self.held_out_level else "the training recordings: too few are held out"
-        trusted, of = f"{self.trusted / hz:.2f}", f"{self.horizon / hz:.2f}"
+    def lines(self, steps: list[int]) -> list[str]:
+        """Args: steps: ahead, at which to say it."""
+        steps = [h for h in steps if h <= len(self.bound) and np.isfinite(self.bound[h - 1])]
+        at = " / ".join(str(h) for h in steps)
+        bound = " / ".join(f"{self.bound[h - 1]:.2f}" for h in steps)
+        held = " / ".join(f"{self.held[h - 1]:.0%}" for h in steps)
+        by = "others that were held out" if self.held_out_bound else "the training recordings, as few are held out"
         return [
-            f"audit on held-out recordings ({self.recordings}; bounds set on {level}):",
-            f"  {self.held:.0%} of {self.rollouts} rollouts stayed within what they stated, {self.stated:.0%} should",
-            f"  a rollout trusts itself for {trusted} of {of} s (median): so far it states an error of less than "
-            f"{self.tolerance:g} standard deviations",
+            f"audit: after {at} steps {held} of {self.rollouts} rollouts stayed below the bound; {COVERAGE:.0%} should",
+            f"  bound {bound} standard deviations, set on {by}; audited on {self.recordings} held out",
         ]
 
 
-def audit(model: WorldModel, replay: Replay, held_out: Replay, windows: int = 100) -> Audit:
+def audit(model: WorldModel, replay: Replay, held_out: Replay, windows: int = 200) -> Audit:
     """Args:
     replay: of the recordings that were learnt from.
 
     Raises:
-        UserError: no ensemble, or too few recordings to set a level on.
+        UserError: too few recordings to set a bound on; nothing that judges the model.
     """
-    enough = len(held_out.episodes) >= 2 * fewest_episodes(COVERAGE)
+    fewest = fewest_episodes(COVERAGE)
+    enough = len(held_out.episodes) >= 2 * fewest
     setting, judging = replay, held_out
     if enough:
         setting, judging = (held_out.only(held_out.episodes[i::2].tolist()) for i in (0, 1))
-    calibration = calibrate(model, replay, setting, COVERAGE, TOLERANCE, windows)
-    found = rolled(model, judging, windows, seed=1)
-    bound = calibration.bound(found.disagreement)
-    trusted = calibration.trusted(bound).numpy()
-    counted = found.lived & (np.arange(HORIZON) < trusted[:, None])
-    broken = np.any(counted & ~(found.error <= bound.numpy()), axis=1)  # what is not finite, too
-    return Audit(
-        stated=COVERAGE,
-        held=1 - float(np.mean(broken)),
-        tolerance=TOLERANCE,
-        trusted=int(np.median(trusted)),
-        horizon=HORIZON,
-        rollouts=len(trusted),
-        recordings=len(judging.episodes),
-        held_out_level=enough,
-    )
+    if len(setting.episodes) < fewest:
+        raise UserError(f"an audit needs {fewest} recordings to set a bound on, there are {len(setting.episodes)}")
+    known, found = rolled(model, setting, windows, seed=0), rolled(model, judging, windows, seed=1)
+    error = np.where(np.isfinite(known.error), known.error, np.inf)
+    steps = range(error.shape[1])
+    lived = [known.lived[:, h] for h in steps]
+    bound = [conformal_level(error[on, h], known.episode[on], COVERAGE) for h, on in zip(steps, lived, strict=True)]
+    below = found.error <= np.array(bound)  # what is not finite is not
+    held = np.where(found.lived, below, False).sum(0) / np.maximum(found.lived.sum(0), 1)
+    return Audit(np.array(bound), held, len(found.error), len(judging.episodes), enough)

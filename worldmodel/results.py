@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +88,13 @@ def save_plot(folder: Path, schema: Mapping[str, Any], result: OpenLoop, step: i
         ],
     }
     if audit is not None:
-        curves["audit"] = asdict(audit)
+        curves["audit"] = {
+            "bound": [float(one) if np.isfinite(one) else None for one in audit.bound],
+            "held": audit.held.tolist(),
+            "rollouts": audit.rollouts,
+            "recordings": audit.recordings,
+            "held_out_bound": audit.held_out_bound,
+        }
     write_atomically(folder / "open_loop.json", json.dumps(curves).encode())
     seconds = np.arange(1, len(result.model) + 1) / hz
     errors = ChannelErrors(seconds, result.channels[:, shown], result.channels_persistence[:, shown])
@@ -101,8 +106,8 @@ def save_plot(folder: Path, schema: Mapping[str, Any], result: OpenLoop, step: i
         [names[c] for c in shown],
         _examples(result, shown, hz),
         channel_errors=errors,
-        trusted_s=None if audit is None else audit.trusted / hz,
-        audit="" if audit is None else f"\n{audit.lines(hz)[1].strip()} ({audit.recordings} held out)",
+        bound=None if audit is None else audit.bound[: len(result.model)].tolist(),
+        audit="" if audit is None else audit.lines(milestones(result))[0],
     )
 
 

@@ -223,13 +223,15 @@ class Session:
 
     def _audit(self, result: OpenLoop) -> None:
         """Do held-out recordings stay within what rollouts state? To the screen, the plot, the metrics and W&B."""
-        found, hz = self.trainer.audit(), float(self.trainer.reader.schema["control_hz"])
+        found = self.trainer.audit()
         if found is None:
             self.screen.say("  no audit of stated bounds: it needs 10 recordings or more")
             return
-        for line in found.lines(hz):
+        at = results.milestones(result)
+        for line in found.lines(at):
             self.screen.say(f"  {line}")
-        self._log("audit", {"stated": found.stated, "held": found.held, "trusted_s": found.trusted / hz})
+        figures = {f"{name}_{h}": float(getattr(found, name)[h - 1]) for name in ("bound", "held") for h in at}
+        self._log("audit", figures)
         results.save_plot(self.folder / "plots", self.trainer.reader.schema, result, self.trainer.steps, found)
 
     def _log(self, phase: str, values: dict[str, float]) -> None:
