@@ -3,12 +3,13 @@
 from configs.command import parse_arguments, run_command
 from configs.dataclass import from_dict, to_dict
 from configs.errors import UserError, suggest
-from configs.files import load_yaml, packaged, packaged_names
+from configs.files import load_yaml, packaged, packaged_names, parse_yaml
 
 __all__ = [
     "UserError",
     "from_dict",
     "load_yaml",
+    "parse_yaml",
     "packaged",
     "packaged_names",
     "parse_arguments",

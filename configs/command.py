@@ -32,7 +32,7 @@ def run_command(main: Callable[[], Any]) -> NoReturn:
         main()
         sys.stdout.flush()
     except UserError as error:
-        _end(f"error: {error}", CANNOT_GO_ON)
+        _end(f"error: {_printable(str(error))}", CANNOT_GO_ON)
     except KeyboardInterrupt:
         _end("stopped by Ctrl-C", INTERRUPTED)
     except BrokenPipeError:
@@ -104,6 +104,11 @@ def _one_line(box: str) -> str:
     parts = [" ".join(part.split()) for part in re.split(r"─{3,}", "\n".join(lines))]
     parts = [part.rstrip(".") for part in parts if part and not part.startswith("Argument helptext")]
     return "; ".join([parts[0], *(part[0].lower() + part[1:] for part in parts[1:])]) if parts else plain.strip()
+
+
+def _printable(text: str) -> str:
+    """Names in it may come from files of others; on a terminal they move no cursor and change no colour."""
+    return "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in text)
 
 
 def _end(line: str, code: int) -> NoReturn:

@@ -87,7 +87,7 @@ def calibrate(
     """
     if model.ensemble is None:
         raise UserError("this world model has no ensemble to calibrate: train it with ensemble=5 and carry=True")
-    fewest = math.ceil(coverage / (1 - coverage) - 1e-9)
+    fewest = fewest_episodes(coverage)
     if len(held_out.episodes) < fewest:
         raise UserError(
             f"{len(held_out.episodes)} held-out episodes cannot show that {coverage:.0%} of rollouts stay within a "
@@ -101,6 +101,11 @@ def calibrate(
     level = conformal_level(scores(judged.error, expected, judged.lived, tolerance), judged.episode, coverage)
     scale = float(judged.disagreement[:, 0].mean())
     return Calibration(coverage, tolerance, HORIZON, tuple(shape.tolist()), level, scale, len(held_out.episodes))
+
+
+def fewest_episodes(coverage: float) -> int:
+    """That can show that this share of rollouts stays within a bound."""
+    return math.ceil(coverage / (1 - coverage) - 1e-9)
 
 
 def scores(error: np.ndarray, expected: np.ndarray, lived: np.ndarray, tolerance: float) -> np.ndarray:

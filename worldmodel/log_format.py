@@ -1,4 +1,4 @@
-"""The three files of a log folder, as bytes: schema, rows, index. `storage.py` says what they promise."""
+"""The files of a log folder, as bytes: schema, rows, images, index. `storage.py` says what they promise."""
 
 import json
 import os
@@ -13,8 +13,8 @@ import numpy as np
 from configs import UserError
 from worldmodel.episode import Episode
 
-VERSION = 1
-ROWS, INDEX, SCHEMA = "rows.npy", "episodes.jsonl", "schema.json"
+VERSION, WITH_IMAGES = 1, 2  # of logs without images, and of logs that have them in a file of their own
+ROWS, IMAGES, INDEX, SCHEMA = "rows.npy", "images.npy", "episodes.jsonl", "schema.json"
 STEP_FIELDS = ("action", "applied_action", "demonstrated", "reward", "push")
 RECORD_KEYS = {"start", "length", "terminated", "truncated", "physics", "info", "crc32"}
 _MAGIC = b"\x93NUMPY\x01\x00"
@@ -42,7 +42,7 @@ def make_schema(
         "high": [float(x) for x in action_high],
     }
     return {
-        "version": VERSION,
+        "version": WITH_IMAGES if image_shape else VERSION,
         "task": task,
         "control_hz": float(control_hz),
         "observation": observation,
@@ -60,8 +60,9 @@ def check_schema(schema: Any, where: str) -> dict[str, Any]:
     for key, kind in wanted.items():
         if not isinstance(schema, dict) or not isinstance(schema.get(key), kind):
             raise UserError(f"{where} lacks a valid {key}; it needs {', '.join(wanted)}")
-    if schema["version"] != VERSION:
-        raise UserError(f"{where} has version {schema['version']}; this program reads version {VERSION}")
+    if schema["version"] not in (VERSION, WITH_IMAGES):
+        known = f"{VERSION} and {WITH_IMAGES}"
+        raise UserError(f"{where} has version {schema['version']}; this program reads versions {known}")
     if not schema["control_hz"] > 0:
         raise UserError(f"{where}: control_hz is {schema['control_hz']}, expected above 0")
     if "vector" not in schema["observation"]:
@@ -73,7 +74,7 @@ def check_schema(schema: Any, where: str) -> dict[str, Any]:
     if len(set(sizes.values())) != 1 or not sizes["names"]:
         raise UserError(f"{where}: action needs as many names as low and high bounds, not {sizes}")
     try:
-        row_dtype(schema)
+        row_dtypes(schema)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{where}: every observation needs a shape and a dtype ({error})") from None
     return schema
@@ -96,7 +97,7 @@ def read_schema(folder: Path) -> dict[str, Any]:
 
 
 def check_same_schema(there: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:
-    for key in [*there, *wanted]:
+    for key in sorted([*there, *wanted], key="version".__eq__):  # another version says less than what else differs
         if there.get(key) != wanted.get(key):
             raise UserError(
                 f"{folder} holds logs of another kind: {_difference(key, there.get(key), wanted.get(key))}; "
@@ -117,16 +118,22 @@ def _short(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:197]}..."
 
 
-def row_dtype(schema: Mapping[str, Any]) -> np.dtype:
-    """One row of `rows.npy`: packed, little-endian."""
+def row_dtypes(schema: Mapping[str, Any]) -> dict[str, np.dtype]:
+    """One row of each file of rows, by the file's name: packed, little-endian.
+
+    Images are a thousand times what numbers are. In a file of their own they do not have to be read, nor be in memory,
+    where numbers are looked through. Logs of version 1 have them between the numbers.
+    """
     actions = (len(schema["action"]["names"]),)
-    fields: list[Any] = [
-        (key, np.dtype(entry["dtype"]).newbyteorder("<"), tuple(entry["shape"]))
+    fields: dict[str, Any] = {
+        key: (key, np.dtype(entry["dtype"]).newbyteorder("<"), tuple(entry["shape"]))
         for key, entry in schema["observation"].items()
-    ]
-    fields += [(name, "<f4", actions) for name in ("action", "applied_action", "demonstrated")]
-    fields += [("reward", "<f4"), ("push", "<f4")]
-    return np.dtype(fields)
+    }
+    apart = [fields.pop("image")] if schema["version"] == WITH_IMAGES and "image" in fields else []
+    rows = list(fields.values())
+    rows += [(name, "<f4", actions) for name in ("action", "applied_action", "demonstrated")]
+    rows += [("reward", "<f4"), ("push", "<f4")]
+    return {ROWS: np.dtype(rows), **({IMAGES: np.dtype(apart)} if apart else {})}
 
 
 def columns(schema: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -143,18 +150,18 @@ def npy_header(dtype: np.dtype, count: int) -> bytes:
     return _MAGIC + struct.pack("<H", len(text)) + text.encode("ascii")
 
 
-def pack(episode: Episode, schema: Mapping[str, Any], name: str) -> np.ndarray:
-    """(T + 1,) structured rows. A UserError names the array that does not fit the schema."""
-    dtype = row_dtype(schema)
-    rows = np.zeros(episode.length + 1, dtype)
+def pack(episode: Episode, schema: Mapping[str, Any], name: str) -> list[np.ndarray]:
+    """(T + 1,) structured rows for each file of rows. A UserError names the array that does not fit the schema."""
+    parts = [np.zeros(episode.length + 1, dtype) for dtype in row_dtypes(schema).values()]
     if set(episode.observation) != set(schema["observation"]):
         has, expected = ", ".join(episode.observation), ", ".join(schema["observation"])
         raise UserError(f"{name}: the observation has {has}; these logs hold {expected}")
     for key, array in episode.observation.items():
-        _fill(rows[key], array, f"{name}: observation {key}")
+        (part,) = (part for part in parts if key in (part.dtype.names or ()))
+        _fill(part[key], array, f"{name}: observation {key}")
     for key in STEP_FIELDS:
-        _fill(rows[key][:-1], getattr(episode, key), f"{name}: {key}")
-    return rows
+        _fill(parts[0][key][:-1], getattr(episode, key), f"{name}: {key}")
+    return parts
 
 
 def _fill(target: np.ndarray, array: np.ndarray, name: str) -> None:
@@ -169,19 +176,23 @@ def _fill(target: np.ndarray, array: np.ndarray, name: str) -> None:
         raise UserError(f"{name} in row {row} is too large for {target.dtype}")
 
 
-def index_line(record: Mapping[str, Any], rows: np.ndarray, name: str) -> bytes:
+def index_line(record: Mapping[str, Any], parts: Sequence[np.ndarray], name: str) -> bytes:
     """The record as a line of the index, its CRC added."""
     try:
         text = json.dumps(record, allow_nan=False, default=_plain_number)
     except (TypeError, ValueError) as error:
         raise UserError(f"{name}: physics and info must be plain JSON ({error})") from None
     record = json.loads(text)  # keys that are no text became text: the CRC is of what will be read back
-    return (json.dumps({**record, "crc32": record_crc(record, rows)}) + "\n").encode("ascii")
+    return (json.dumps({**record, "crc32": record_crc(record, parts)}) + "\n").encode("ascii")
 
 
-def record_crc(record: Mapping[str, Any], rows: np.ndarray) -> int:
+def record_crc(record: Mapping[str, Any], parts: Sequence[np.ndarray]) -> int:
+    """Args: parts: the episode's rows in each file."""
     text = json.dumps({key: value for key, value in record.items() if key != "crc32"})
-    return zlib.crc32(text.encode("ascii"), zlib.crc32(rows.tobytes()))
+    crc = 0
+    for rows in parts:
+        crc = zlib.crc32(rows.tobytes(), crc)
+    return zlib.crc32(text.encode("ascii"), crc)
 
 
 def _plain_number(value: Any) -> Any:
@@ -222,9 +233,9 @@ def count_rows(records: Sequence[Mapping[str, Any]]) -> int:
     return records[-1]["start"] + records[-1]["length"] + 1 if records else 0
 
 
-def check_rows_file(folder: Path, dtype: np.dtype, records: Sequence[Mapping[str, Any]]) -> int:
+def check_rows_file(path: Path, dtype: np.dtype, records: Sequence[Mapping[str, Any]]) -> int:
     """Where the first row begins, in bytes. A UserError where the file holds other rows, or fewer, than it should."""
-    path, wanted = folder / ROWS, count_rows(records)
+    wanted = count_rows(records)
     header = npy_header(dtype, 0)
     try:
         size = path.stat().st_size

@@ -43,6 +43,8 @@ def open_loop_plot(
     channel_names: Sequence[str] = (),
     examples: Sequence[Trace] = (),
     channel_errors: ChannelErrors | None = None,
+    bound: Sequence[float] | None = None,
+    audit: str = "",
 ) -> Path:
     """Error by horizon beside persistence, then a row for each channel: its error and example traces.
 
@@ -52,6 +54,8 @@ def open_loop_plot(
         horizon: control steps ahead.
         model: RMSE over all channels, each divided by its standard deviation in the logs.
         channel_names: the channels (with units) that the examples show.
+        bound: below which 90% of rollouts should stay.
+        audit: a line on whether they do, below the title.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -65,9 +69,12 @@ def open_loop_plot(
 
     axes = figure.add_subplot(grid[0, :])
     axes.plot(horizon, persistence, "--", color=PERSISTENCE, label="persistence: nothing moves")
-    axes.plot(horizon, model, "-", color=MODEL, lw=2, marker="o", ms=3.5, label="world model, open loop")
+    axes.plot(horizon, model, "-", color=MODEL, lw=2, marker="o", ms=3.5, label="world model, open loop (median)")
     axes.set(xlabel="control steps ahead", ylabel="error, in standard\ndeviations of each channel")
-    axes.set_title("Held-out logs: the model sees the start and the actions only", loc="left", fontsize=11)
+    if bound is not None:
+        axes.plot(horizon[: len(bound)], bound, ":", color=MODEL, lw=1.5, label="stated bound: 90% should stay below")
+    title = "Held-out logs: the model sees the start and the actions only"
+    axes.set_title(f"{title}\n{audit}" if audit else title, loc="left", fontsize=11)
     axes.set_ylim(bottom=0)
     _finish(axes)
     axes.legend(frameon=False, fontsize=9)

@@ -143,7 +143,7 @@ class Replay:
         step = virtual - self.offset[position]
         row = self.start[episode] + step
         rows = self.reader.rows
-        here, before = rows[row], rows[np.maximum(row - 1, 0)]
+        here, before = rows.take(row), rows.take(np.maximum(row - 1, 0))
         first = step == 0
         first[:, 0] = True  # a segment begins without memory, wherever it starts
         started = step > 0  # the step that led here exists, though the segment may not hold it
@@ -158,9 +158,7 @@ class Replay:
             # Where there was no action, logs of others may hold NaN.
             return torch.from_numpy(np.where(given[..., None], within, np.float32(0)))
 
-        image = None
-        if images and "image" in (rows.dtype.names or ()):
-            image = np.ascontiguousarray(here["image"])
+        image = self.reader.take_images(row) if images and self.reader.images is not None else None
         vector = self.reader.spikes.mend(here["vector"], row)
         return Batch(
             vector=torch.from_numpy(np.ascontiguousarray(vector)),
@@ -178,6 +176,10 @@ class Replay:
             episode=episode,
             step=step,
         ).to(self.device)
+
+    def only(self, episodes: Sequence[int]) -> "Replay":
+        """Of these episodes of the log."""
+        return Replay(self.reader, self.context, episodes, self.terminal_share, self.device)
 
     def some_rows(self, limit: int = 200_000) -> tuple[np.ndarray, np.ndarray]:
         """Row numbers in the log of at most about `limit` rows, whole episodes, and which begin an episode."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from worldmodel.audited import Audit
 from worldmodel.checkpoint import write_atomically
 from worldmodel.plots import ChannelErrors, EstimateTrace, Trace, estimate_plot, open_loop_plot
 
@@ -76,7 +77,7 @@ def scalars(result: OpenLoop) -> dict[str, float]:
     return values
 
 
-def save_plot(folder: Path, schema: Mapping[str, Any], result: OpenLoop, step: int) -> Path:
+def save_plot(folder: Path, schema: Mapping[str, Any], result: OpenLoop, step: int, audit: Audit | None = None) -> Path:
     """`open_loop.png` and, for other programs, the curves in `open_loop.json`."""
     names, shown = channel_names(schema, result.channels.shape[1]), shown_channels(schema, result)
     hz = float(schema["control_hz"])
@@ -95,6 +96,14 @@ def save_plot(folder: Path, schema: Mapping[str, Any], result: OpenLoop, step: i
             for c, name in enumerate(names)
         ],
     }
+    if audit is not None:
+        curves["audit"] = {
+            "bound": [float(one) if np.isfinite(one) else None for one in audit.bound],
+            "held": audit.held.tolist(),
+            "rollouts": audit.rollouts,
+            "recordings": audit.recordings,
+            "held_out_bound": audit.held_out_bound,
+        }
     write_atomically(folder / "open_loop.json", json.dumps(curves).encode())
     seconds = np.arange(1, len(result.model) + 1) / hz
     errors = ChannelErrors(seconds, result.channels[:, shown], result.channels_persistence[:, shown])
@@ -106,6 +115,8 @@ def save_plot(folder: Path, schema: Mapping[str, Any], result: OpenLoop, step: i
         [names[c] for c in shown],
         _examples(result, shown, hz),
         channel_errors=errors,
+        bound=None if audit is None else audit.bound[: len(result.model)].tolist(),
+        audit="" if audit is None else audit.lines(milestones(result))[0],
     )
 
 

@@ -228,6 +228,19 @@ class Session:
         self.tracker.log_figure("held_out/open_loop", plot, self.trainer.steps)
         return result
 
+    def _audit(self, result: OpenLoop) -> None:
+        """Do held-out recordings stay within what rollouts state? To the screen, the plot, the metrics and W&B."""
+        found = self.trainer.audit()
+        if found is None:
+            self.screen.say("  no audit of stated bounds: it needs 10 recordings or more")
+            return
+        at = results.milestones(result)
+        for line in found.lines(at):
+            self.screen.say(f"  {line}")
+        figures = {f"{name}_{h}": float(getattr(found, name)[h - 1]) for name in ("bound", "held") for h in at}
+        self._log("audit", figures)
+        results.save_plot(self.folder / "plots", self.trainer.reader.schema, result, self.trainer.steps, found)
+
     def _log(self, phase: str, values: dict[str, float]) -> None:
         step, seconds = self.trainer.steps, round(time.monotonic() - self.begun, 2)
         with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
@@ -245,6 +258,7 @@ class Session:
         say, folder, trainer = self.screen.say, self.folder, self.trainer
         for line in results.channel_lines(trainer.reader.schema, result):
             say(f"  {line}")
+        self._audit(result)
         for factor in judged:
             say(f"  {factor.line()}")
         results.save_results(folder, trainer.steps, result, judged, findings)

@@ -30,9 +30,12 @@ class Spikes(NamedTuple):
 
         Fewer than 1,000 rows hold none, and neither does a channel that hardly ever moves.
         """
-        centre, reach = _usual(vector)
-        chunks = range(0, len(vector), AT_ONCE)
-        found = [np.argwhere(np.abs(vector[at : at + AT_ONCE] - centre) > reach) + (at, 0) for at in chunks]
+        low, high = _usual(vector)
+        found = []
+        for at in range(0, len(vector), AT_ONCE):
+            chunk = vector[at : at + AT_ONCE]
+            outside = (chunk < low) | (chunk > high)
+            found += [np.argwhere(outside) + (at, 0)] if outside.any() else []
         kept: list[tuple[int, int, float]] = []
         every = np.concatenate(found) if found else np.zeros((0, 2), np.int64)
         for channel in np.unique(every[:, 1]).tolist():
@@ -63,12 +66,16 @@ class Spikes(NamedTuple):
 
 
 def _usual(vector: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where the samples of each channel of (N, D) lie: within a reach (D,) of a centre (D,)."""
+    """The bounds (D,), (D,) in float32 beyond which a sample of rows (N, D) is no usual one."""
     if len(vector) > LOOKED_AT:
         vector = vector[np.sort(np.random.default_rng(0).choice(len(vector), LOOKED_AT, replace=False))]
-    few = len(vector) // SHARE
+    few, nowhere = len(vector) // SHARE, np.full(vector.shape[1], np.inf, np.float32)
     if not few:
-        return np.zeros(vector.shape[1]), np.full(vector.shape[1], np.inf)
-    ends = np.partition(vector.astype(np.float64), (few, len(vector) - 1 - few), axis=0)
-    low, high = ends[few], ends[-1 - few]
-    return (low + high) / 2, np.where(high - low > STILL, (FAR + 0.5) * (high - low), np.inf)
+        return -nowhere, nowhere
+    by_channel = np.ascontiguousarray(vector.T)
+    by_channel.partition((few, len(vector) - 1 - few), axis=1)
+    low, high = (by_channel[:, i].astype(np.float64) for i in (few, -1 - few))
+    centre, width = (low + high) / 2, high - low
+    reach = np.where(width > STILL, (FAR + 0.5) * width, np.inf)
+    with np.errstate(over="ignore"):
+        return (centre - reach).astype(np.float32), (centre + reach).astype(np.float32)

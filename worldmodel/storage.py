@@ -1,15 +1,16 @@
 """A log folder: episodes on disk, safe against crashes, appendable, readable by others.
 
     rows.npy        standard NPY (numpy's format 1.0), one structured row an observation: a field for each observation
-                    key, then action, applied_action, demonstrated,
+                    key but the image, then action, applied_action, demonstrated,
                     reward, push. An episode of T steps takes T + 1 rows; its last
                     row has no action, and zeros in its place. `np.load("rows.npy", mmap_mode="r")` reads it.
+    images.npy      with a camera, likewise: the image of each of these rows.
     episodes.jsonl  one line of JSON an episode: start (its first row), length (T), terminated, truncated, physics,
                     info, crc32 (of its rows' bytes, continued over the line's own text without the crc32 entry).
     schema.json     task, control_hz, and names, shapes, bounds of what the rows hold.
 
 The index decides what exists. An append writes the rows, syncs, writes the index line, syncs, and last corrects the
-row count in the NPY header, which only readers other than this module use. Whatever a crash leaves behind the last
+row count in the NPY headers, which only readers other than this module use. Whatever a crash leaves behind the last
 complete index line is a torn tail: readers ignore it, the next writer cuts it off.
 """
 
@@ -29,12 +30,11 @@ import numpy as np
 from configs import UserError
 from worldmodel import log_format
 from worldmodel.episode import Episode
-from worldmodel.log_format import INDEX, ROWS, SCHEMA, STEP_FIELDS, make_schema
+from worldmodel.log_format import IMAGES, INDEX, ROWS, SCHEMA, STEP_FIELDS, make_schema
+from worldmodel.row_file import ReadRows, RowFile, close_all, datasync
 from worldmodel.spikes import AT_ONCE, Spikes
 
 __all__ = ["LogReader", "LogWriter", "make_schema"]
-
-_datasync = getattr(os, "fdatasync", os.fsync)  # macOS has only fsync
 
 
 @contextlib.contextmanager
@@ -59,14 +59,13 @@ class LogWriter:
 
     def __init__(self, folder: str | Path, schema: Mapping[str, Any], sync: bool = True) -> None:
         self.folder = Path(folder)
-        self._sync = _datasync if sync else lambda _: None
+        self._sync_each = sync
         self.schema = log_format.check_schema(dict(schema), "schema")
-        self.dtype = log_format.row_dtype(self.schema)
-        self._header_size = len(log_format.npy_header(self.dtype, 0))
         with _disk_errors(f"opening {self.folder} for writing"):
             self._claim_folder()
             self._index_file = os.open(self.folder / INDEX, os.O_RDWR | os.O_CREAT, 0o644)
-            self._rows_file = os.open(self.folder / ROWS, os.O_RDWR | os.O_CREAT, 0o644)
+            dtypes = log_format.row_dtypes(self.schema)
+            self._row_files = [RowFile(self.folder / name, dtype) for name, dtype in dtypes.items()]
         self._open = True
         try:
             self._lock()
@@ -87,7 +86,7 @@ class LogWriter:
         if not self._open:
             raise ValueError(f"the writer of {self.folder} is closed")
         name = f"{self.folder}: episode {self._episodes}"
-        rows = log_format.pack(episode.check(name, log_format.columns(self.schema)), self.schema, name)
+        parts = log_format.pack(episode.check(name, log_format.columns(self.schema)), self.schema, name)
         record = {
             "start": self._rows,
             "length": episode.length,
@@ -96,20 +95,23 @@ class LogWriter:
             "physics": episode.physics,
             "info": episode.info,
         }
-        line = log_format.index_line(record, rows, name)
+        line = log_format.index_line(record, parts, name)
         try:
             with _disk_errors(f"writing episode {self._episodes} to {self.folder}; the episodes before it are safe"):
-                log_format.write_at(self._rows_file, rows.tobytes(), self._rows_end)
-                self._sync(self._rows_file)
+                for file, rows in zip(self._row_files, parts, strict=True):
+                    file.write(rows, self._rows)
+                    if self._sync_each:
+                        file.sync()
                 log_format.write_at(self._index_file, line, self._index_end)
-                self._sync(self._index_file)
+                if self._sync_each:
+                    datasync(self._index_file)
         except BaseException:  # a Ctrl-C too must not leave half a line that the next append would run into
             try:
                 self._cut_tail()
             except OSError:
                 self.close()  # a tail that stays must not be written over; the next opening will cut it
             raise
-        self._rows += len(rows)
+        self._rows += len(parts[0])
         self._episodes += 1
         self._index_end += len(line)
         with contextlib.suppress(OSError):  # the episode is safe; the next opening corrects the header
@@ -121,10 +123,9 @@ class LogWriter:
         self._open = False
         try:
             with _disk_errors(f"writing to {self.folder}"):
-                _datasync(self._rows_file)
-                _datasync(self._index_file)
+                close_all(self._row_files)
+                datasync(self._index_file)
         finally:
-            os.close(self._rows_file)
             os.close(self._index_file)
 
     def __enter__(self) -> "LogWriter":
@@ -132,10 +133,6 @@ class LogWriter:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    @property
-    def _rows_end(self) -> int:
-        return self._header_size + self._rows * self.dtype.itemsize
 
     def _claim_folder(self) -> None:
         schema_path = self.folder / SCHEMA
@@ -145,7 +142,7 @@ class LogWriter:
         if schema_path.exists():
             log_format.check_same_schema(log_format.read_schema(self.folder), self.schema, self.folder)
             return
-        for name in (ROWS, INDEX):
+        for name in (ROWS, IMAGES, INDEX):
             if (self.folder / name).exists():
                 raise UserError(f"{self.folder} holds {name} but no {SCHEMA}; choose a new or an empty folder")
         aside = schema_path.with_suffix(".json.new")
@@ -168,15 +165,18 @@ class LogWriter:
         self._rows = log_format.count_rows(records)
         with _disk_errors(f"opening {self.folder} for writing"):
             if records:
-                log_format.check_rows_file(self.folder, self.dtype, records)
+                for name, dtype in log_format.row_dtypes(self.schema).items():
+                    log_format.check_rows_file(self.folder / name, dtype, records)
             self._cut_tail()
             self._write_header()
-            _datasync(self._rows_file)
+            for file in self._row_files:
+                file.sync()
             self._sync_folder()
 
     def _cut_tail(self) -> None:
         os.ftruncate(self._index_file, self._index_end)
-        os.ftruncate(self._rows_file, self._rows_end)
+        for file in self._row_files:
+            file.cut(self._rows)
 
     def _sync_folder(self) -> None:
         """Makes the files' names as durable as their contents."""
@@ -187,7 +187,8 @@ class LogWriter:
             os.close(folder)
 
     def _write_header(self) -> None:
-        log_format.write_at(self._rows_file, log_format.npy_header(self.dtype, self._rows), 0)
+        for file in self._row_files:
+            file.write_header(self._rows)
 
 
 class LogReader:
@@ -200,13 +201,20 @@ class LogReader:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         self.schema = log_format.read_schema(self.folder)
-        self.dtype = log_format.row_dtype(self.schema)
         self.episodes, _ = log_format.read_index(self.folder)
         if not self.episodes:
             raise UserError(f"{self.folder} holds no episodes; record some, for example with record-rollouts")
-        offset = log_format.check_rows_file(self.folder, self.dtype, self.episodes)
         self.total_rows = log_format.count_rows(self.episodes)
-        self.rows = np.memmap(self.folder / ROWS, self.dtype, mode="r", offset=offset, shape=(self.total_rows,))
+        self._parts = [self._map(name, dtype) for name, dtype in log_format.row_dtypes(self.schema).items()]
+        self.rows = self._parts[0]
+        with_image = [part for part in self._parts if "image" in (part.dtype.names or ())]
+        self.images = with_image[0]["image"] if with_image else None  # (rows, H, W, 3) uint8
+        self._image_file = ReadRows(self.folder / IMAGES, self._parts[1].dtype) if len(self._parts) > 1 else None
+
+    def _map(self, name: str, dtype: np.dtype) -> np.ndarray:
+        offset = log_format.check_rows_file(self.folder / name, dtype, self.episodes)
+        rows = np.memmap(self.folder / name, dtype, mode="r", offset=offset, shape=(self.total_rows,))
+        return rows.view(np.ndarray)  # a plain view of the same pages: np.memmap itself is slow to take rows of
 
     def __len__(self) -> int:
         return len(self.episodes)
@@ -214,16 +222,29 @@ class LogReader:
     def episode(self, i: int) -> Episode:
         """Episode i, copied out of the file."""
         record = self.episodes[i]
-        rows = self._rows_of(record)
+        rows, *_ = parts = self._rows_of(record)
+        found = {name: part[name] for part in parts for name in part.dtype.names or ()}
         steps = {field: np.ascontiguousarray(rows[field][:-1]) for field in STEP_FIELDS}
         return Episode(
-            observation={key: np.ascontiguousarray(rows[key]) for key in self.schema["observation"]},
+            observation={key: np.ascontiguousarray(found[key]) for key in self.schema["observation"]},
             terminated=record["terminated"],
             truncated=record["truncated"],
             physics=dict(record["physics"]),
             info=dict(record["info"]),
             **steps,
         )
+
+    def take_images(self, row: np.ndarray) -> np.ndarray:
+        """Images (..., H, W, 3) of the rows with these numbers (...).
+
+        They are read, not taken from the mapped file: around each place that is looked at there, the system would
+        bring in megabytes that nobody asked for, and pages of it would fill this process.
+        """
+        if self.images is None:
+            raise ValueError(f"{self.folder} holds no images")
+        if self._image_file is None:
+            return self.images[row]
+        return self._image_file.take(row)["image"]
 
     def check(self) -> None:
         """A UserError names the first number that is not finite. `LogWriter` lets none in; others may have written."""
@@ -271,5 +292,7 @@ class LogReader:
     def _intact(self, record: Mapping[str, Any]) -> bool:
         return log_format.record_crc(record, self._rows_of(record)) == record["crc32"]
 
-    def _rows_of(self, record: Mapping[str, Any]) -> np.ndarray:
-        return np.array(self.rows[record["start"] : record["start"] + record["length"] + 1])
+    def _rows_of(self, record: Mapping[str, Any]) -> list[np.ndarray]:
+        """Copies, of each file."""
+        these = slice(record["start"], record["start"] + record["length"] + 1)
+        return [np.array(part[these]) for part in self._parts]

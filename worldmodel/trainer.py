@@ -10,6 +10,7 @@ import torch
 
 from configs import UserError, from_dict
 from worldmodel import checkpoint
+from worldmodel.audited import Audit, audit
 from worldmodel.calibration import Calibration, calibrate
 from worldmodel.context import ContextSpec
 from worldmodel.device import CPU, random_state, set_random_state
@@ -94,7 +95,7 @@ class Trainer:
         self.reader, self.config, self.device = reader, config, device
         train, held_out = split_episodes(reader)
         physics = [reader.episodes[i]["physics"] for i in train]
-        image = "image" in (reader.rows.dtype.names or ())
+        image = reader.images is not None
         context = ContextSpec.from_logs(physics, np.asarray(reader.rows["push"]), image)
         self._episodes = train, held_out
         self._spaces = Spaces(reader.rows["vector"].shape[1], reader.rows["action"].shape[1], image)
@@ -273,6 +274,13 @@ class Trainer:
     def evaluate_earlier(self, horizon: int = 50, starts: int = 64) -> list[OpenLoop]:
         """The error on held-out episodes of each of the `earlier` logs: what has been forgotten of them."""
         return [open_loop(self.model, one.held_out, horizon, starts) for one in self.earlier]
+
+    def audit(self) -> Audit | None:
+        """None where there are too few recordings, or nothing that judges the model."""
+        try:
+            return audit(self.model, self.replay, self.held_out)
+        except UserError:
+            return None
 
     def calibrate(self, coverage: float = 0.9, tolerance: float = 0.5) -> Calibration:
         """Bounds on the errors of the model as it is now; kept and saved with it, and forgotten when it learns on.

@@ -52,7 +52,7 @@ def episode(number: int, camera: bool = False) -> Episode:
 def write(folder: Path, numbers, schema=SCHEMA) -> None:
     with LogWriter(folder, schema) as writer:
         for number in numbers:
-            writer.append(episode(number, camera=schema is CAMERA))
+            writer.append(episode(number, camera="image" in schema["observation"]))
 
 
 def assert_same(read: Episode, written: Episode) -> None:
@@ -96,7 +96,9 @@ def test_numpy_alone_reads_the_rows(tmp_path, count):
     assert len(rows) == reader.total_rows == sum(episode(i).length + 1 for i in range(count))
     assert rows.dtype == reader.rows.dtype
     np.testing.assert_array_equal(rows, reader.rows)
-    np.testing.assert_array_equal(rows["image"][:3], episode(0, camera=True).observation["image"])
+    images = np.load(tmp_path / "images.npy", mmap_mode="r", allow_pickle=False)
+    assert len(images) == len(rows)
+    np.testing.assert_array_equal(images["image"][:3], episode(0, camera=True).observation["image"])
     assert not rows["action"][episode(0).length].any()  # the last row of an episode has no action
 
 
@@ -138,7 +140,7 @@ def test_rows_of_an_append_that_never_reached_the_index_are_ignored_then_written
     write(whole, range(4))
     lines = (whole / "episodes.jsonl").read_bytes().splitlines(keepends=True)
     end = (whole / "rows.npy").stat().st_size
-    row = LogReader(whole).dtype.itemsize
+    row = LogReader(whole).rows.dtype.itemsize
     last = (episode(3).length + 1) * row
     for size in range(end - last, end + 1, 7):
         copy = cut(whole, "rows.npy", size)
@@ -152,9 +154,10 @@ def test_rows_shorter_than_the_index_says_are_an_error_whose_advice_works(tmp_pa
     whole = tmp_path / "whole"
     write(whole, range(4))
     size = (whole / "rows.npy").stat().st_size
-    header = size - LogReader(whole).total_rows * LogReader(whole).dtype.itemsize
+    header = size - LogReader(whole).total_rows * LogReader(whole).rows.dtype.itemsize
     ends = [
-        header + (r["start"] + r["length"] + 1) * LogReader(whole).dtype.itemsize for r in LogReader(whole).episodes
+        header + (r["start"] + r["length"] + 1) * LogReader(whole).rows.dtype.itemsize
+        for r in LogReader(whole).episodes
     ]
     for cut_at in [0, 5, header, *range(header + 1, size, 11), size - 1]:
         copy = cut(whole, "rows.npy", cut_at)
@@ -167,6 +170,55 @@ def test_rows_shorter_than_the_index_says_are_an_error_whose_advice_works(tmp_pa
         (copy / "episodes.jsonl").write_bytes(b"".join(lines[:kept]))
         write(copy, [kept])
         assert_holds(copy, range(kept + 1))
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_images_are_taken_from_any_rows(tmp_path, version):
+    write(tmp_path, range(6), {**CAMERA, "version": version})
+    reader = LogReader(tmp_path)
+    images = np.concatenate([reader.episode(i).observation["image"] for i in range(6)])
+    random = np.random.default_rng(0)
+    for rows in (
+        np.arange(len(images)),
+        random.integers(0, len(images), (3, 5)),
+        random.integers(0, len(images) - 4, (7, 1)) + np.arange(4),
+        np.arange(5)[::-1],
+        np.full((2, 3), len(images) - 1),
+        np.zeros((0, 4), np.int64),
+    ):
+        np.testing.assert_array_equal(reader.take_images(rows), images[rows])
+
+
+@pytest.mark.parametrize("name", ["rows.npy", "images.npy"])
+def test_with_a_camera_either_file_of_an_append_may_be_torn(tmp_path, name):
+    whole = tmp_path / "whole"
+    write(whole, range(3), CAMERA)
+    lines = (whole / "episodes.jsonl").read_bytes().splitlines(keepends=True)
+    size = (whole / name).stat().st_size
+    per_row = (LogReader(whole).rows.dtype.itemsize, 5 * 5 * 3)[name == "images.npy"]
+    for left in (0, 7, per_row, 2 * per_row + 1, 5 * per_row):
+        copy = cut(whole, name, size - left)
+        if left:
+            with pytest.raises(UserError, match=f"{name} is cut short"):
+                LogReader(copy)
+        (copy / "episodes.jsonl").write_bytes(b"".join(lines[:2]) + lines[2][:9])
+        write(copy, [2, 5], CAMERA)
+        assert_holds(copy, [0, 1, 2, 5], camera=True)
+    copy = cut(whole, name, size)
+    with open(copy / name, "r+b") as file:
+        file.seek(size - 1 - per_row)
+        byte = file.read(1)[0]
+        file.seek(size - 1 - per_row)
+        file.write(bytes([byte ^ 1]))
+    assert LogReader(copy).verify() == [2]
+
+
+def test_logs_of_before_images_had_a_file_of_their_own_still_read(tmp_path):
+    write(tmp_path, range(3), {**CAMERA, "version": 1})
+    assert not (tmp_path / "images.npy").exists()
+    assert_holds(tmp_path, range(3), camera=True)
+    images = LogReader(tmp_path).images
+    assert images is not None and images.shape == (LogReader(tmp_path).total_rows, 5, 5, 3)
 
 
 @settings(max_examples=25, deadline=None)
@@ -246,7 +298,7 @@ def test_a_flipped_bit_is_found_in_rows_and_in_the_index(tmp_path):
     write(whole, range(3))
     reader = LogReader(whole)
     size = (whole / "rows.npy").stat().st_size
-    first = size - reader.total_rows * reader.dtype.itemsize
+    first = size - reader.total_rows * reader.rows.dtype.itemsize
     for position in range(first, size, 13):
         copy = cut(whole, "rows.npy", size)
         with open(copy / "rows.npy", "r+b") as file:
@@ -254,7 +306,7 @@ def test_a_flipped_bit_is_found_in_rows_and_in_the_index(tmp_path):
             byte = file.read(1)[0]
             file.seek(position)
             file.write(bytes([byte ^ 4]))
-        row = (position - first) // reader.dtype.itemsize
+        row = (position - first) // reader.rows.dtype.itemsize
         hit = [i for i, r in enumerate(reader.episodes) if r["start"] <= row <= r["start"] + r["length"]]
         assert LogReader(copy).verify() == hit
     text = (whole / "episodes.jsonl").read_text().replace('"floor_friction": 0.1', '"floor_friction": 0.9')
@@ -346,7 +398,7 @@ def test_logs_of_another_kind_are_not_mixed(tmp_path, schema, words):
     [
         ({"control_hz": 0}, "control_hz is 0"),
         ({"task": None}, "lacks a valid task"),
-        ({"version": 2}, "version 2; this program reads version 1"),
+        ({"version": 3}, "version 3; this program reads versions 1 and 2"),
         ({"observation": {}}, 'lacks "vector"'),
         ({"observation": {"vector": {"dtype": "float32"}}}, "needs a shape and a dtype"),
         ({"observation": {**SCHEMA["observation"], "push": {"shape": [], "dtype": "float32"}}}, 'called "push"'),

@@ -149,4 +149,4 @@ def one_value(raw: RawEpisode, name: str) -> Any:
             f"{raw.where}: {column} is not one value for the episode ({some}, ...); "
             "split at its changes with `episode`, or leave it out"
         )
-    return kept[0].item()
+    return kept[0].item() if isinstance(kept[0], np.generic) else kept[0]

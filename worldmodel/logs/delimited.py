@@ -96,7 +96,7 @@ def _columns(path: Path, dialect: Dialect, texts: set[int], repairs: Counter[str
         rows += len(chunk)
         for column, cells in enumerate(zip(*chunk, strict=True)):
             if column in texts:
-                parts[column].append(np.array(cells))
+                parts[column].append(np.array(cells, object))  # as wide as each is, not as the widest
             elif column not in more:
                 numbers = _numbers(cells, dialect.decimal_comma)
                 if numbers is None:

@@ -11,6 +11,7 @@ from configs import UserError, from_dict
 from worldmodel.logs import guessing
 from worldmodel.logs.drafting import Header, as_yaml, complete, drafted, merged, without_defaults
 from worldmodel.logs.formats import Format, RawEpisode
+from worldmodel.logs.guards import printable
 from worldmodel.logs.guessing import Seen
 from worldmodel.logs.importing import find_format, import_logs, with_reward
 from worldmodel.logs.mapping import ForeignCodeError, LogMapping, as_column
@@ -25,7 +26,7 @@ def describe(data: Path, mapping: str | Path | None = None, reward: str | None =
     one, data = find_format(data)
     source = one.read(data, None)
     headers = look(source.episodes())
-    yield f"# {data}: {one.name}, {one.what.partition(';')[0]}"
+    yield f"# {printable(str(data))}: {one.name}, {one.what.partition(';')[0]}"
     given = draft = content = None
     try:
         draft = one.draft(data)
@@ -117,7 +118,7 @@ def _used(mapping: LogMapping | None) -> dict[str, str]:
 def _told(headers: list[Header], used: Mapping[str, str]) -> Iterator[str]:
     for number, header in enumerate(headers, 1):
         count, title = len(header.recordings), f", header {number} of {len(headers)}" if len(headers) > 1 else ""
-        first = header.recordings[0]
+        first = printable(header.recordings[0])
         files = f"{count} recordings, {first} and others" if count > 1 else first
         yield f"#\n# {files}{title}: {header.rows:,} rows"
         if header.step:
@@ -127,9 +128,11 @@ def _told(headers: list[Header], used: Mapping[str, str]) -> Iterator[str]:
             for what, times in header.uneven.items():
                 if times:
                     yield f"#   clock: {times:,} {what}"
-        titles = {name: f"{name} x {seen.width}" if seen.width else name for name, seen in header.columns.items()}
+        shown = {name: printable(name) for name in header.columns}
+        every = header.columns.items()
+        titles = {name: f"{shown[name]} x {one.width}" if one.width else shown[name] for name, one in every}
         width = min(40, max(len(title) for title in titles.values()))
-        for name, seen in header.columns.items():
+        for name, seen in every:
             kind = used.get(name) or used.get(name.partition("[")[0].strip()) or "-"
             if seen.is_text:
                 what = "text, one value in each recording" if seen.constant_in_each else "text"
@@ -148,8 +151,8 @@ def _ready(one: Format, data: Path, mapping: LogMapping) -> Iterator[str]:
         try:
             logs = import_logs(one, data, Path(folder) / "logs", mapping)
         except UserError as error:
-            yield f"# With this mapping the import fails: {error}"
+            yield f"# With this mapping the import fails: {printable(str(error))}"
             return
         yield "# With this mapping:"
         for line in readiness(LogReader(logs)).lines():
-            yield f"# {line}"
+            yield f"# {printable(line)}"

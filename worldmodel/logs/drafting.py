@@ -106,8 +106,7 @@ def _column(names: list[str], unit: str | None, angle: str | None) -> Any:
 
 def _archive(data: Path, content: dict[str, Any]) -> dict[str, Any]:
     """Where the episodes of flat arrays lie, and their rate."""
-    archive = npz.Archive(data)
-    whole = {name: archive[name] for name in archive.names}
+    whole = npz.Archive(data).all()
     extra: dict[str, Any] = {}
     rows = max((len(array) for array in whole.values() if array.ndim), default=0)
     if slices := npz.likely_slices(whole, rows):

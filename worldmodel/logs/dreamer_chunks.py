@@ -20,7 +20,7 @@ import numpy as np
 from configs import UserError
 from worldmodel.episode import Episode
 from worldmodel.logs import drafts
-from worldmodel.logs.formats import Format, RawEpisode, Source
+from worldmodel.logs.formats import Format, RawEpisode, Source, files_here
 from worldmodel.logs.guards import check_size
 from worldmodel.logs.mapping import LogMapping
 from worldmodel.logs.npz import Archive
@@ -44,7 +44,7 @@ class _Chunk:
 
 
 def detects(path: Path) -> bool:
-    return path.is_dir() and any(_NAME.fullmatch(file.name) for file in path.glob("*.npz"))
+    return path.is_dir() and any(_NAME.fullmatch(file.name) for file in files_here(path, "*.npz"))
 
 
 def read(path: Path, mapping: LogMapping | None) -> Source:
@@ -76,7 +76,7 @@ def draft(path: Path) -> LogMapping | None:
 
 def _streams(folder: Path) -> list[list[_Chunk]]:
     """The chunks of each stream in their order; streams in the order in which they began."""
-    matches = [match for match in (_NAME.fullmatch(path.name) for path in sorted(folder.glob("*.npz"))) if match]
+    matches = [match for match in (_NAME.fullmatch(path.name) for path in files_here(folder, "*.npz")) if match]
     chunks = {match[2]: _Chunk(folder / match[0], match[2], match[3], int(match[4])) for match in matches}
     followers = {chunk.successor for chunk in chunks.values()}
     streams = []

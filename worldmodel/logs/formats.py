@@ -128,6 +128,11 @@ def files_in(data: Path, pattern: str | None = None) -> list[Path]:
     return sorted(found)
 
 
+def files_here(folder: Path, pattern: str) -> list[Path]:
+    """Files right in the folder, by name: no pipes, no links, which could lead out of it."""
+    return sorted(path for path in folder.glob(pattern) if path.is_file() and not path.is_symlink())
+
+
 def relative(path: Path, data: Path) -> str:
     """A file's path below what the user named, and its name where that is the file."""
     return path.name if path == data else path.relative_to(data).as_posix()

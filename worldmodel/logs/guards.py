@@ -42,6 +42,11 @@ def check_size(size: int, where: str, most: int = MOST_BYTES) -> None:
         )
 
 
+def printable(text: str) -> str:
+    """As one line that moves no cursor and changes no colour: names come from files of others."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file that holds an object."""
     try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from configs import UserError
 from worldmodel.logs import d4rl, minari, robomimic
 from worldmodel.logs.formats import Format, RawEpisode, Source, files_in
-from worldmodel.logs.hdf5_file import is_hdf5, opened, series, where
+from worldmodel.logs.hdf5_file import columns, is_hdf5, opened, series, where
 from worldmodel.logs.mapping import LogMapping
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def _recording(file: "h5py.File", source: str) -> RawEpisode:
     return RawEpisode(
         where=where(file),
         source=source,
-        columns={name: one.rows() for name, one in found.items()},
+        columns=columns(found),
         repairs=Counter({f"arrays left out (text, or images that are not 64 x 64): {name}": 1 for name in left_out}),
     )
 

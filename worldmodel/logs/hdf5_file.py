@@ -7,7 +7,7 @@ it holds (fill values, compressed chunks). Only what lies in the file itself is 
 import contextlib
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -132,6 +132,14 @@ def series(node: "h5py.Group | h5py.Dataset", name: str) -> tuple[dict[str, Seri
     found = datasets(node, name)
     usable = {key: Series(data) for key, data in found.items() if is_series(data)}
     return usable, [key for key in found if key not in usable]
+
+
+def columns(found: Mapping[str, Series]) -> dict[str, np.ndarray]:
+    """All rows of each; what they take together is looked at before the first is read."""
+    total = sum(int(np.prod(one.data.shape, dtype=object)) * one.data.dtype.itemsize for one in found.values())
+    for one in found.values():
+        check_size(total, f"what {one.data.file.filename} holds of {one.data.name.rpartition('/')[0] or '/'}")
+    return {name: one.rows() for name, one in found.items()}
 
 
 def numbered(group: "h5py.Group", pattern: re.Pattern[str]) -> list[str]:

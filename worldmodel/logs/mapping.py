@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from configs import UserError, from_dict, load_yaml, packaged, packaged_names
+from worldmodel.logs.guards import inside
 from worldmodel.logs.units import factor
 
 BESIDE = "mapping.yaml"  # the file's name inside a folder of logs
@@ -159,9 +160,11 @@ def find_mapping(
             return _packaged(str(given))
         within = folder.is_dir() and Path(given).resolve().is_relative_to(folder.resolve())
         return _without_code(read_mapping(given), given) if within else read_mapping(given)
-    beside = data / BESIDE if data.is_dir() else data.with_suffix(".yaml")
-    if beside.exists():
-        return _without_code(read_mapping(beside), beside)
+    places = [data / BESIDE] if data.is_dir() else [data.with_suffix(".yaml"), data.with_name(BESIDE)]
+    beside = places[0]
+    for place in places:
+        if place.exists():
+            return _without_code(read_mapping(inside(place.parent, place.name, str(place.parent))), place)
     for name in packaged_names("logs"):
         mapping = _packaged(name)
         if mapping.file == data.name:

@@ -13,6 +13,7 @@ from worldmodel.logs import drafts
 from worldmodel.logs.formats import RawEpisode
 from worldmodel.logs.guards import parse_json, read_json
 from worldmodel.logs.hdf5_file import Series, find, group_in, numbered, series, where
+from worldmodel.logs.hdf5_file import columns as read_columns
 from worldmodel.logs.mapping import LogMapping
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def episodes(file: "h5py.File", source: str, mapping: LogMapping | None) -> Iter
         if group is None:
             raise UserError(f"{where(file)}: {name} is not a group; it is damaged")
         found, left_out = _found(group)
-        columns = {key: one.rows() for key, one in found.items()}
+        columns = read_columns(found)
         ends = columns.pop("terminations")[-1:]
         seed = group.attrs.get("seed")
         repairs = Counter({f"arrays left out (text, or images that are not 64 x 64): {key}": 1 for key in left_out})

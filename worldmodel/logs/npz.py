@@ -8,14 +8,15 @@ import re
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from configs import UserError, suggest
-from worldmodel.logs.formats import Format, RawEpisode, Source, first_bytes
+from worldmodel.logs.formats import Format, RawEpisode, Source, files_here, first_bytes
+from worldmodel.logs.guards import MOST_BYTES
 from worldmodel.logs.mapping import Column, LogMapping, Slices, as_column
 
 MOST = 1 << 30  # bytes that an array may always unpack to
@@ -24,12 +25,12 @@ RATIO = 200  # times its packed size that a larger one may
 
 def detects(data: Path) -> bool:
     if data.is_dir():
-        return any(detects(path) for path in data.glob("*.npz"))
+        return any(detects(path) for path in files_here(data, "*.npz"))
     return data.is_file() and (data.suffix == ".npz" or (first_bytes(data, 4) == b"PK\3\4" and _has_arrays(data)))
 
 
 def read(data: Path, mapping: LogMapping | None) -> Source:
-    files = sorted(data.glob("*.npz")) if data.is_dir() else [data]
+    files = files_here(data, "*.npz") if data.is_dir() else [data]
 
     def episodes() -> Iterator[RawEpisode]:
         for file in files:
@@ -60,6 +61,7 @@ class Archive:
         self.names = list(self._file.files)
         with zipfile.ZipFile(path) as members:
             self._members = {info.filename.removesuffix(".npy"): info for info in members.infolist()}
+        self._unpacked: set[str] = set()
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self.names:
@@ -68,6 +70,8 @@ class Archive:
         if member.file_size > max(MOST, RATIO * member.compress_size):
             size = f"{member.compress_size / 1e6:.1f} MB to {member.file_size / 1e9:.1f} GB"
             raise UserError(f"{self.path}: array {name} would unpack from {size}; save it in parts")
+        self._unpacked.add(name)
+        self._check(self._unpacked)
         try:
             array = self._file[name]
         except ValueError as error:
@@ -78,6 +82,17 @@ class Archive:
         if not isinstance(array, np.ndarray):  # a member that is no .npy comes as bytes
             raise UserError(f"{self.path}: {name} is not an array; save it with np.savez")
         return array
+
+    def all(self) -> dict[str, np.ndarray]:
+        self._check(self.names)
+        return {name: self[name] for name in self.names}
+
+    def _check(self, names: Iterable[str]) -> None:
+        """What these take together; members may share their packed bytes, so that the file alone says how many."""
+        size, packed = sum(self._members[name].file_size for name in names), self.path.stat().st_size
+        if size > max(MOST_BYTES, RATIO * packed):
+            told = f"{packed / 1e6:.1f} MB to more than {size / 1e9:.1f} GB"
+            raise UserError(f"{self.path}: its arrays would unpack from {told}; save it in parts")
 
 
 def _episodes(arrays: Archive, mapping: LogMapping | None) -> Iterator[RawEpisode]:
@@ -189,7 +204,7 @@ def _per_episode(arrays: Archive, name: str, episodes: int) -> np.ndarray:
 
 def _unmapped(arrays: Archive) -> Iterator[RawEpisode]:
     """The largest group of arrays that agree in their samples, cut into episodes where it has a dimension of them."""
-    whole = {name: arrays[name] for name in arrays.names}
+    whole = arrays.all()
     samples = _likely_samples(whole)
     if not samples:
         raise UserError(f"{arrays.path} holds no arrays with rows; there are {', '.join(arrays.names) or 'none'}")

@@ -7,12 +7,14 @@ import numpy as np
 
 from configs import UserError
 from worldmodel.logs.formats import Format, RawEpisode, Source, files_in, first_bytes, need, relative
+from worldmodel.logs.guards import MOST_BYTES, check_size
 from worldmodel.logs.mapping import LogMapping
 from worldmodel.logs.parquet_footer import check_pages, column_chunks
 
 MAGIC = b"PAR1"
 MOST = 1 << 30  # bytes that a column may always unpack to
 RATIO = 200  # times the file's size that a larger one may
+LIKELY_RATIO = 20  # times the file's size that all of a large one may
 
 
 def detects(data: Path) -> bool:
@@ -44,10 +46,15 @@ def read_table(path: Path, source: str) -> RawEpisode:
 
 def _table(path: Path) -> Any:
     pa, parquet = need("pyarrow", "parquet"), need("pyarrow.parquet", "parquet")
-    for chunk in column_chunks(path):  # pyarrow believes whatever a page says of itself
-        check_pages(path, chunk)
+    # pyarrow believes whatever a page says of itself
+    unpacked = sum(check_pages(path, chunk) for chunk in column_chunks(path))
+    check_size(unpacked, f"{path}: what it unpacks to", max(MOST_BYTES, LIKELY_RATIO * path.stat().st_size))
     try:
-        with parquet.ParquetFile(path, memory_map=True) as file:
+        with parquet.ParquetFile(path) as file:
+            schema = file.schema_arrow
+        texts = [one.name for one in schema if pa.types.is_string(one.type) or pa.types.is_large_string(one.type)]
+        # A text that comes in every row is in the file once, and so it shall be in memory.
+        with parquet.ParquetFile(path, memory_map=True, read_dictionary=texts) as file:
             size, width = path.stat().st_size, max(1, len(file.schema_arrow.names))
             if 8 * file.metadata.num_rows * width > max(MOST, RATIO * size):
                 raise UserError(
@@ -76,12 +83,20 @@ def _values(column: Any, name: str) -> np.ndarray | None:
         value = np.asarray(column.to_numpy())  # nulls become NaN
         return value.astype(np.float64) if value.dtype.kind == "f" else value
     if types.is_dictionary(kind):
-        column, kind = column.cast(kind.value_type), kind.value_type
+        if not (types.is_string(kind.value_type) or types.is_large_string(kind.value_type)):
+            return _values(column.cast(kind.value_type), name)
+        parts = [np.array([*one.dictionary.to_pylist(), ""], object)[_places(one)] for one in column.chunks]
+        return np.concatenate(parts) if parts else np.zeros(0, object)
     if types.is_string(kind) or types.is_large_string(kind):
-        return np.array(["" if one is None else one for one in column.to_pylist()])
+        return np.array(["" if one is None else one for one in column.to_pylist()], object)
     if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
         return _lists(column, name)
     return None
+
+
+def _places(texts: Any) -> np.ndarray:
+    """Where in its dictionary each row's text is; -1, the last, where nothing was logged."""
+    return np.asarray(texts.indices.fill_null(-1).to_numpy(zero_copy_only=False), np.int64)
 
 
 def _lists(column: Any, name: str) -> np.ndarray | None:

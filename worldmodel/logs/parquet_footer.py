@@ -37,8 +37,12 @@ class ColumnChunk:
     """Bytes of all its pages."""
 
 
-def check_pages(path: Path, chunk: ColumnChunk) -> None:
-    """UserError: its pages hold more numbers than the footer says, or unpack to more than may be in memory."""
+def check_pages(path: Path, chunk: ColumnChunk) -> int:
+    """Bytes that it takes in memory, where a text that comes again is there once.
+
+    Raises:
+        UserError: its pages hold more numbers than the footer says, or unpack to more than may be in memory.
+    """
     size = values = 0
     try:
         with open(path, "rb") as file:
@@ -56,6 +60,7 @@ def check_pages(path: Path, chunk: ColumnChunk) -> None:
                 if not 0 <= values <= chunk.values:
                     raise UserError(f"{path}: {chunk.path} has more numbers than its rows can; it is damaged")
                 at += reader.at + header[_PAGE_PACKED]
+        return max(size, 8 * chunk.values)
     except (ValueError, KeyError, TypeError, IndexError, StopIteration) as error:
         raise UserError(f"{path} is damaged in {chunk.path} ({str(error)[:80]}); copy it again") from None
     except OSError as error:

@@ -12,6 +12,7 @@ from worldmodel.logs import drafts
 from worldmodel.logs.formats import RawEpisode
 from worldmodel.logs.guards import parse_json
 from worldmodel.logs.hdf5_file import Series, datasets, find, group_in, numbered, series, text, texts, where
+from worldmodel.logs.hdf5_file import columns as read_columns
 from worldmodel.logs.mapping import LogMapping
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def episodes(file: "h5py.File", source: str, mapping: LogMapping | None) -> Iter
         if demo is None:
             raise UserError(f"{where(data)}: {name} is not a group; it is damaged")
         found, left_out = _found(demo)
-        columns = {key: one.rows() for key, one in found.items()}
+        columns = read_columns(found)
         following = {key.removeprefix("next_"): columns.pop(key) for key in list(columns) if key.startswith("next_")}
         for key, after in following.items():
             if key in columns:  # the observation that the last action led to

@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import yaml
-
-from configs import UserError, to_dict
+from configs import UserError, parse_yaml, to_dict
 from worldmodel.logs import mcap
 from worldmodel.logs.formats import Format, RawEpisode, Source, files_in, first_bytes, need, relative
 from worldmodel.logs.guards import MOST_TEXT, check_size, inside
@@ -88,10 +86,7 @@ def _storage(place: Path) -> tuple[list[Path], bool]:
 
 def _metadata(path: Path) -> dict[str, Any]:
     check_size(path.stat().st_size, str(path), MOST_TEXT)
-    try:
-        content = yaml.safe_load(path.read_bytes())
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no YAML ({str(error)[:120]}); copy it again") from None
+    content = parse_yaml(path.read_bytes(), str(path))
     information = content.get(_MARK.decode()) if isinstance(content, dict) else None
     if not isinstance(information, dict):
         raise UserError(f"{path} lacks {_MARK.decode()}; copy it again")
@@ -128,7 +123,12 @@ def _add_rows(connection: sqlite3.Connection, topics: Topics) -> None:
     definitions: dict[str, tuple[str, str]] = {}
     if "message_definitions" in tables:
         query = "SELECT topic_type, encoding, encoded_message_definition FROM message_definitions"
-        definitions = {kind: (encoding, text) for kind, encoding, text in connection.execute(query)}
+        size = 0
+        for kind, encoding, text in connection.execute(query):
+            size += len(str(text))
+            if size > MOST_TEXT:
+                raise ValueError(f"its message_definitions take more than {MOST_TEXT:,} bytes")
+            definitions[kind] = encoding, text
     makers: dict[int, tuple[str, Callable[[], Decoder]]] = {}
     for number, name, kind, form in connection.execute("SELECT id, name, type, serialization_format FROM topics"):
         encoding, text = definitions.get(kind, ("", ""))

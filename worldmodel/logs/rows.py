@@ -10,6 +10,7 @@ from configs import UserError
 from worldmodel.logs import channels, resampling
 from worldmodel.logs.channels import Channel
 from worldmodel.logs.formats import RawEpisode
+from worldmodel.logs.guards import check_size
 from worldmodel.logs.mapping import LogMapping
 from worldmodel.logs.resampling import Series
 
@@ -147,6 +148,8 @@ def _resampled(clocks: _Clocks, wanted: Wanted, step_s: float, gap_s: float, rep
         if count < 2:
             repairs[resampling.SHORT] += 1
             continue
+        width = sum(one.value[0].nbytes for one in [*seen, *sent, *([pictures] if pictures else [])])
+        check_size(count * width, f"{clocks.raw.where}: {count:,} steps without a gap")
         grid_s = start_s + step_s * np.arange(count)
         yield Rows(
             _joined([_on_grid(series, one, grid_s) for series, one in zip(seen, wanted.observation, strict=True)]),
