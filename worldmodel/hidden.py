@@ -46,7 +46,7 @@ class HiddenFactors:
         """
         names, group = np.unique(groups, return_inverse=True)
         if len(names) <= factors:
-            raise UserError(f"{len(names)} groups cannot tell {factors} hidden factors apart; there must be more groups")
+            raise UserError(f"{len(names)} groups cannot tell {factors} hidden factors apart; give more groups")
         both = np.concatenate([vector, action], -1).astype(np.float64)
         centre, scale = both.mean((0, 1)), both.std((0, 1))
         scale = np.where(scale > 0, scale, 1.0)
