@@ -8,13 +8,15 @@ rate, 0.25, 0.5 and 1 s ahead. Windows are episodes of their own, so that nothin
 sees the same second before and learns from the same episodes for the same processor time on one thread.
 
 No floor has a label. What stands in for one is a hidden factor (worldmodel/hidden.py) of the recording sessions, found
-from the training episodes' motion. Our model is told nothing of it; what the second before lets it infer, in three ways;
-or the value that the added ice training episodes gave. Finished parts are kept in --out, so an interrupted run goes on.
+from the training episodes' motion. Our model is told nothing of it; what the second before lets it infer, in three
+ways; or the value that the added ice training episodes gave; or, instead of one number, a line that corrects what the
+model gets wrong on them (`floors/correction.py`; rivals are shown with it as well). Finished parts are kept in --out,
+so an interrupted run goes on.
 """
 
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -23,12 +25,14 @@ import torch
 import tyro
 import yaml
 from floors.arms import FLOOR, Imagining, Name, by_head, by_likelihood, first_second, make, telling
+from floors.correction import Correction
 from floors.tables import markdown
 from floors.windows import RARE, WINDOW, Logs
 from foretelling.moments import PAST
 
 from configs import UserError
 from worldmodel.checkpoint import write_atomically
+from worldmodel.context import ContextSpec
 from worldmodel.hidden import HiddenFactors
 from worldmodel.replay import Batch, Replay
 from worldmodel.speed import prepare_cpu
@@ -79,7 +83,7 @@ def check_setting(options: RealFloors) -> None:
 
 
 def scales(logs: Logs) -> np.ndarray:
-    """(3,) each channel's standard deviation over the training episodes that are not of ice: what an error counts by."""
+    """(3,) each channel's standard deviation over the other floors' training episodes: what an error counts by."""
     rows = logs.vector[(logs.split == "train") & (logs.floor != RARE)]
     return rows.reshape(-1, rows.shape[-1]).std(0)[:CHANNELS]
 
@@ -108,25 +112,31 @@ def one_part(options: RealFloors, logs: Logs, seed: int, ice: int) -> None:
         torch.manual_seed(seed)
         foreteller = make(arm, untold, told, seed, options.open_loop)
         updates = learn(foreteller.update, options.seconds) if arm in ("lstm", "dreamer", "ours") else 0
+        context = foreteller.model.context if isinstance(foreteller, Imagining) else ContextSpec((), (), ())
         reader = told if arm == "ours" else untold
-        context = foreteller.model.context if isinstance(foreteller, Imagining) else None
-        replay = Replay(reader, context or no_context(), [i for i, e in enumerate(reader.episodes)
-                                                          if e["info"]["split"] == "test"])  # fmt: skip
-        batch = replay.whole(range(len(replay.episodes)), WINDOW)
-        cases = {arm: batch}
-        values: dict[str, list[float]] = {}
+
+        def windows(which, reader=reader, context=context) -> tuple[Replay, Batch]:
+            chosen = [i for i, e in enumerate(reader.episodes) if which(e["info"])]
+            replay = Replay(reader, context, chosen)
+            return replay, replay.whole(range(len(chosen)), WINDOW)
+
+        _, batch = windows(lambda info: info["split"] == "test")
+        cases, values = {arm: batch}, {}
         if arm == "ours" and isinstance(foreteller, Imagining):
             cases, values = conditions(foreteller, batch, hidden, given[0] if given else None)
-        errors = {name: errors_of(foreteller.foretell(case).vector, batch) for name, case in cases.items()}
+        foretold = {name: foreteller.foretell(case) for name, case in cases.items()}
+        vectors = {name: one.vector for name, one in foretold.items()}
+        if ice:
+            replay, usual = windows(lambda info: info["split"] == "train")
+            _, few = windows(lambda info: info["split"] == "train" and info["floor"] == RARE)
+            few = replace(few, labelled=torch.zeros_like(few.labelled))  # as it was foretold without
+            correction = Correction(foreteller.foretell(few), few, usual, replay.statistics())
+            values["ridge"] = [correction.ridge]
+            vectors[f"{arm} corrected"] = correction(next(iter(foretold.values())), batch)
+        errors = {name: errors_of(vector, batch) for name, vector in vectors.items()}
         found = {"updates": updates, "values": values, "errors": errors, "sessions": hidden_values(hidden)}
         write_atomically(folder / f"{arm}.json", json.dumps(found).encode())
         print(f"seed {seed}, {ice} of ice: {arm} done, {updates} updates", flush=True)
-
-
-def no_context():
-    from worldmodel.context import ContextSpec
-
-    return ContextSpec((), (), ())
 
 
 def hidden_values(hidden: HiddenFactors) -> dict[str, float]:

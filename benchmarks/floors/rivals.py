@@ -8,49 +8,52 @@ from foretelling.moments import PAST, Foretold
 from foretelling.rivals import Recurrent
 from torch import Tensor, nn
 
-from worldmodel.replay import Batch, Replay
+from worldmodel.replay import Batch, Replay, Statistics
 from worldmodel.trainer import Trainer
+
+BACK = (0, 1, 2, 5, 10, 19)  # rows before the last seen that a line takes note of
+
+
+def scaled(batch: Batch, statistics: Statistics) -> Tensor:
+    return (batch.vector - statistics.mean) / statistics.std
+
+
+def seen(batch: Batch, statistics: Statistics, ahead: int) -> np.ndarray:
+    """(N, P) what a line may know `ahead` rows before: the second before, the commands up to then, and 1."""
+    vector = scaled(batch, statistics)
+    past = [vector[:, PAST - 1 - back] for back in BACK]
+    before = [batch.action[:, PAST - 1 - back] for back in BACK[:-1]]  # nothing led to the first row
+    to_come = batch.action[:, PAST : PAST + ahead]
+    one = torch.ones(len(vector), 1)
+    return torch.cat([*past, *before, to_come.mean(1), to_come[:, -1], one], -1).double().numpy()
 
 
 class Linear:
-    """Ridge regression of the change up to each row of the future, from the second before and the commands up to it.
+    """Ridge regression of the change up to each row of the future.
 
     Direct, as a line that is rolled on multiplies its errors.
     """
 
     ridge = 1e-3
-    back = (0, 1, 2, 5, 10, 19)  # rows before the last seen
 
     def __init__(self, replay: Replay, length: int) -> None:
-        statistics = replay.statistics()
-        self.mean, self.std = statistics.mean, statistics.std
+        self.statistics = replay.statistics()
         batch = replay.whole(range(len(replay.episodes)), length)
+        vector = scaled(batch, self.statistics)
         self.weights = []
         for ahead in range(1, length - PAST + 1):
-            seen = self._seen(batch, ahead)
-            change = (self._scaled(batch)[:, PAST - 1 + ahead] - self._scaled(batch)[:, PAST - 1]).numpy()
-            normal = seen.T @ seen + self.ridge * len(seen) * np.eye(seen.shape[1])
-            self.weights.append(np.linalg.solve(normal, seen.T @ change))
-
-    def _scaled(self, batch: Batch) -> Tensor:
-        return (batch.vector - self.mean) / self.std
-
-    def _seen(self, batch: Batch, ahead: int) -> np.ndarray:
-        scaled = self._scaled(batch)
-        past = [scaled[:, PAST - 1 - back] for back in self.back]
-        before = [batch.action[:, PAST - 1 - back] for back in self.back[:-1]]  # nothing led to the first row
-        to_come = batch.action[:, PAST : PAST + ahead]
-        commands = [*before, to_come.mean(1), to_come[:, -1]]
-        one = torch.ones(len(scaled), 1)
-        return torch.cat([*past, *commands, one], -1).double().numpy()
+            x = seen(batch, self.statistics, ahead)
+            change = (vector[:, PAST - 1 + ahead] - vector[:, PAST - 1]).numpy()
+            normal = x.T @ x + self.ridge * len(x) * np.eye(x.shape[1])
+            self.weights.append(np.linalg.solve(normal, x.T @ change))
 
     def update(self, progress: float) -> None:
         pass
 
     def foretell(self, batch: Batch) -> Foretold:
-        here = self._scaled(batch)[:, PAST - 1].numpy()
-        rows = [here + self._seen(batch, 1 + k) @ weights for k, weights in enumerate(self.weights)]
-        vector = torch.from_numpy(np.stack(rows, 1) * self.std + self.mean).float()
+        here = scaled(batch, self.statistics)[:, PAST - 1].numpy()
+        rows = [here + seen(batch, self.statistics, 1 + k) @ weights for k, weights in enumerate(self.weights)]
+        vector = torch.from_numpy(np.stack(rows, 1) * self.statistics.std + self.statistics.mean).float()
         nothing = torch.zeros(vector.shape[:2])
         return Foretold(vector, nothing, nothing + 1)
 

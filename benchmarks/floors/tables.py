@@ -12,7 +12,8 @@ import numpy as np
 from dreaming.statistics import interquartile_mean, stratified_bootstrap
 
 RIVALS = ("persistence", "linear", "lstm", "dreamer")
-OURS = ("unknown", "motion", "likelihood", "head", "given")
+OURS = ("unknown", "motion", "likelihood", "head", "given", "ours corrected")
+CORRECTED = tuple(f"{name} corrected" for name in RIVALS)
 AHEAD_S = ("0.25 s", "0.5 s", "1 s")
 Errors = dict[int, dict[str, list[np.ndarray]]]  # by ice and arm: one (N, horizons, channels) a seed
 
@@ -58,7 +59,7 @@ def markdown(out: Path, scale: np.ndarray) -> str:
         "|---" * 9 + "|",
     ]
     for ice, arms in found.items():
-        for name in (*RIVALS, *OURS):
+        for name in (*RIVALS, *OURS, *CORRECTED):
             if name not in arms:
                 continue
             each = np.stack([figure(e, scale) for e in arms[name]])  # (seeds, horizons)
@@ -75,7 +76,7 @@ def markdown(out: Path, scale: np.ndarray) -> str:
         if not rivals:
             continue
         best = min(rivals, key=lambda name: rivals[name])
-        for name in (name for name in OURS if name in arms):
+        for name in (name for name in (*OURS, *CORRECTED) if name in arms):
             share, low, high = gain(arms[name], arms[best], scale)
             lines.append(f"{ice} of ice, {name}: {share:+.0%} [{low:+.0%}, {high:+.0%}] below {best}, 1 s ahead")
     return "\n".join(lines)
