@@ -81,7 +81,32 @@ def ensemble_loss(model: WorldModel, batch: Batch) -> Tensor:
     return (each * counted).mean(1).sum()
 
 
-def world_model_loss(model: WorldModel, batch: Batch) -> Losses:
+def open_loop_loss(
+    model: WorldModel, beliefs: Belief, inputs: Tensor, scaled: Tensor, is_first: Tensor, steps: int
+) -> Tensor:
+    """How far (B,) a rollout strays over a segment's last `steps` rows, of which it sees the actions alone.
+
+    From filtered beliefs (B, T), the RSSM's inputs and scaled observations (B, T, ·), as far as the episode goes.
+    Gradients reach memory and decoder: unlike those of single steps they say what is worth remembering for long. Errors
+    count in units of a random walk's, which grow with the root of the steps. No more than that is asked of the latent.
+    """
+    if not model.carried:
+        raise ValueError("a rollout can be followed only by a model that carries the observation")
+    start = scaled.shape[1] - steps
+    belief = beliefs.at(slice(None), start - 1)
+    latent, at = belief.latent, belief.vector
+    within, total = torch.ones_like(at[:, 0]), at.new_zeros(len(at))
+    for t in range(start, scaled.shape[1]):
+        latent = model.rssm.imagine_step(latent, torch.cat([inputs[:, t], at], -1))
+        at, _ = model.expected(latent, at, inputs[:, t])
+        within = within * ~is_first[:, t]
+        strayed = ((scaled[:, t] - at) / model.step_std) ** 2 / (t - start + 1)
+        total = total + 0.5 * strayed.sum(-1) * within
+    return total / steps
+
+
+def world_model_loss(model: WorldModel, batch: Batch, open_loop: int = 0) -> Losses:
+    """Of segments (B, T); with `open_loop` their last so many rows are also foretold unseen."""
     size, length = batch.is_first.shape
     device = batch.vector.device
     hidden = (torch.rand(size, 1, device=device) < model.config.context_dropout).expand(size, length)
@@ -106,6 +131,8 @@ def world_model_loss(model: WorldModel, batch: Batch) -> Losses:
         "reward": reward.mean(),
         "continuation": continuation.mean(),
     }
+    if open_loop:
+        parts["open_loop"] = open_loop_loss(model, beliefs, inputs, target, batch.is_first, open_loop).mean()
     if batch.image is not None:
         error = (model.decode_image(beliefs) - batch.image.float() / 255) ** 2
         parts["image"] = error.sum((-3, -2, -1)).mean()

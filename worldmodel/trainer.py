@@ -48,6 +48,9 @@ class TrainerConfig:
     # From `decay_from` on it learns from its own predictions, so many steps ahead. With 6 rollouts stay true longer,
     # but policies dreamt in them did worse (docs/results.md).
     transition_ahead: int = 1
+    # So many rows at the end of each segment are also foretold unseen: memory then serves long rollouts. It costs more
+    # than all the rest of an update, as it goes step by step.
+    open_loop: int = 0
     # What factors of the RSSM's products are rounded to, all else staying float32; auto: bfloat16 on a GPU alone.
     compute: Literal["auto", "float32", "bfloat16"] = "auto"
     ensemble: int = 5  # members that judge the transition, or 0
@@ -186,7 +189,7 @@ class Trainer:
         self.model.train().requires_grad_(True)
         law, finite = self._learn_transition(ahead=self.config.transition_ahead if spent else 1)
         law |= self._learn_ensemble()
-        loss, parts, _ = world_model_loss(self.model, batch)
+        loss, parts, _ = world_model_loss(self.model, batch, self.config.open_loop)
         finite = self.safe_step(loss) and finite
         self.skipped += not finite
         self._skipped_in_a_row = 0 if finite else self._skipped_in_a_row + 1
