@@ -59,7 +59,8 @@ def archive(path: Path, episodes: int = 4, **changed: np.ndarray) -> Path:
 # -- what it leaves --------------------------------------------------------------------------------------------------
 
 
-def test_a_run_leaves_a_model_a_plot_and_every_figure(command, logs, tmp_path):
+def test_a_run_leaves_a_model_a_plot_and_every_figure(command, logs, tmp_path, monkeypatch):
+    monkeypatch.setattr("worldmodel.session.LOOK_EVERY_S", 1e9)  # only at the end, also on a machine that is busy
     run = tmp_path / "run"
     told = command("--data", logs, "--run", run, "--steps", 60, *SHORT)
     assert told.code == 0 and told.err == ""
@@ -272,8 +273,9 @@ def test_wandb_gets_the_same_figures(command, logs, tmp_path, monkeypatch):
     history = [item["history"]["item"] for item in items if item["type"] == "history"]
     found = {name: value for item in history for name, value in item.items()}
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert found["world_model/loss"] == pytest.approx(rows[0]["loss"])
-    assert found["held_out/error_10"] == pytest.approx(rows[1]["error_10"])
+    last = {row["phase"]: row for row in rows}  # how many there are of each depends on the machine's speed
+    assert found["world_model/loss"] == pytest.approx(last["world_model"]["loss"])
+    assert found["held_out/error_10"] == pytest.approx(last["held_out"]["error_10"])
     assert any(name.startswith("held_out/open_loop") for name in found)
     assert (run / "wandb" / "run-id").read_text() in file.name
 

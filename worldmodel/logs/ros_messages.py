@@ -6,7 +6,9 @@ Representation, as ROS 2 writes it).
 """
 
 import json
+import struct
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,10 @@ _NUMBERS = {
     "bool": "u1", "byte": "u1", "char": "u1", "uint8": "u1", "int8": "i1", "uint16": "u2", "int16": "i2",
     "uint32": "u4", "int32": "i4", "uint64": "u8", "int64": "i8", "float32": "f4", "float64": "f8",
 }  # fmt: skip
+_SCALARS = {
+    "u1": "B", "i1": "b", "u2": "H", "i2": "h", "u4": "I", "i4": "i", "u8": "Q", "i8": "q", "f4": "f", "f8": "d",
+}  # fmt: skip
+_READERS = {(order, kind): struct.Struct(order + code) for kind, code in _SCALARS.items() for order in "<>"}
 _LABELS = ("name", "joint_names")
 """Fields whose texts name the elements of the arrays beside them, as in JointState."""
 Decoder = Callable[[bytes], dict[str, float]]
@@ -75,7 +81,7 @@ class _Cdr:
     def _struct(self, cursor: "_Cursor", name: str, prefix: str, found: dict[str, float], depth: int) -> None:
         if name not in self._types or depth > _DEEP:
             raise UndecodableError(f"their definition lacks {name[:80]}, or nests it without end")
-        labels: list[str] = []
+        labels: tuple[str, ...] = ()
         for field, (node, what) in self._types[name][1]:
             cursor.step()
             here = f"{prefix}{field}"
@@ -85,25 +91,26 @@ class _Cdr:
                 self._struct(cursor, what, f"{here}.", found, depth + 1)
             else:
                 (inner, of), count = what
-                count = count if node == 3 else int(cursor.numbers("u4", 1)[0])
+                count = count if node == 3 else int(cursor.number("u4"))
                 if inner == 2:
                     for i in range(count):
                         cursor.step()
                         self._struct(cursor, of, f"{here}[{i}].", found if i < LONGEST else {}, depth + 1)
                 elif of[0] == "string":
                     texts = [cursor.text() for _ in range(count)]
-                    labels = _labels(texts) if field in _LABELS else labels
+                    if field in _LABELS and count <= LONGEST and all(0 < len(text) <= 64 for text in texts):
+                        labels = _labels(tuple(texts))
                 else:
                     numbers = cursor.numbers(_kind(of[0]), count)
-                    names = labels if labels and len(labels) == count else range(count)
                     if count <= LONGEST:
-                        found.update((f"{here}[{one}]", x) for one, x in zip(names, numbers.tolist(), strict=True))
+                        names = _elements(here, labels if len(labels) == count else (), count)
+                        found.update(zip(names, numbers.tolist(), strict=True))
 
     def _base(self, cursor: "_Cursor", kind: str, here: str, found: dict[str, float]) -> None:
         if kind == "string":
             cursor.text()
         else:
-            found[here] = cursor.numbers(_kind(kind), 1).item()
+            found[here] = cursor.number(_kind(kind))
 
 
 def _kind(base: str) -> str:
@@ -112,10 +119,17 @@ def _kind(base: str) -> str:
     return _NUMBERS[base]
 
 
-def _labels(texts: list[str]) -> list[str]:
-    """Names of joints, if they can name columns: all different, short and printable."""
-    good = len(set(texts)) == len(texts) and all(0 < len(text) <= 64 and text.isprintable() for text in texts)
-    return texts if good and not any(character in text for text in texts for character in "[]") else []
+@lru_cache(256)
+def _labels(texts: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of joints, if they can name columns: all different and printable."""
+    good = len(set(texts)) == len(texts) and all(text.isprintable() for text in texts)
+    return texts if good and not any(character in text for text in texts for character in "[]") else ()
+
+
+@lru_cache(64)
+def _elements(array: str, labels: tuple[str, ...], count: int) -> list[str]:
+    """Names of an array's elements, the same in every message."""
+    return [f"{array}[{label}]" for label in labels or range(count)]
 
 
 class _Cursor:
@@ -131,6 +145,15 @@ class _Cursor:
         if self._steps < 0:
             raise UndecodableError("they are far shorter than their definition")
 
+    def number(self, kind: str) -> float:
+        """One; NumPy takes longer to begin than to read it."""
+        reader = _READERS[self._order, kind]
+        at = self._at + -self._at % reader.size
+        if at + reader.size > len(self._data):
+            raise UndecodableError("they end before their fields do")
+        self._at = at + reader.size
+        return reader.unpack_from(self._data, at)[0]
+
     def numbers(self, kind: str, count: int) -> np.ndarray:
         size = int(kind[1])
         if count:
@@ -144,7 +167,7 @@ class _Cursor:
 
     def text(self) -> str:
         self.step()
-        size = int(self.numbers("u4", 1)[0])
+        size = int(self.number("u4"))
         if self._at + size > len(self._data):
             raise UndecodableError("they end before their fields do")
         text = self._data[self._at : self._at + size].rstrip(b"\0").decode("utf-8", "replace")
