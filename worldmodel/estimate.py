@@ -23,7 +23,7 @@ COVERAGE = 0.9
 WIDTH = 1.645  # standard deviations to either side that hold so much of a normal distribution
 EPISODES, ROWS = 32, 1000  # filtered at once: memory stays bounded however long an episode is
 FOLDS = 10
-LONGEST = 400  # steps of an episode by which the estimate is judged
+JUDGED, LONGEST = 40, 200  # held-out episodes, and steps of each, that judge the estimate: a few seconds
 Pair = tuple[torch.Tensor, ...]  # means and deviations
 
 
@@ -165,6 +165,8 @@ def judge(model: WorldModel, replay: Replay, held_out: Replay) -> tuple[list[Fac
     model.widening = None
     if not len(model.context):
         return [], []
+    chosen = held_out.episodes[:: -(-len(held_out.episodes) // JUDGED)]
+    held_out = Replay(held_out.reader, model.context, chosen.tolist(), device=held_out.device)
     found = list(estimated(model, held_out, LONGEST))
     widening, judged = [1.0] * len(model.context), []
     for c, name in enumerate(model.context.names):

@@ -140,7 +140,8 @@ def test_a_run_leaves_the_estimates_figures_and_writes_its_series_for_any_log(ca
     assert 0 < factor["guess"] < 2 and 0 <= factor["coverage"] <= 1
     assert (run / "plots" / "estimate.png").read_bytes().startswith(b"\x89PNG")
     model, meta = load_model(run / "checkpoints")
-    assert model.widening == (factor["widening"],) and (meta["action"]["low"], meta["action"]["high"]) == ([-1.0], [1.0])
+    assert model.widening == (factor["widening"],)
+    assert (meta["action"]["low"], meta["action"]["high"]) == ([-1.0], [1.0])
 
     other = sliding_mass(3, steps=9, seed=5, label=False)
     there = write_log(tmp_path / "other", other, bounds=(-2.0, 2.0))  # of other bounds: the commands are the same
