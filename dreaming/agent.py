@@ -13,10 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from configs import UserError
 from worldmodel.device import device_of, random_kept, random_state, seeded, set_random_state
 from worldmodel.distributions import ActionMixture
-from worldmodel.estimate import Estimate, estimate_of
 from worldmodel.model import Belief, WorldModel
 from worldmodel.nets import Head, products, products_size
 
@@ -106,13 +104,3 @@ class Agent:
             self.random = random_state(device)
         self.command = action.clamp(-1, 1)
         return self.command.cpu().numpy().copy()
-
-    def physics(self) -> Estimate:
-        """What the robots make of their physics after their latest observations (N, C), SI, with its uncertainty.
-
-        Raises:
-            UserError: a blind policy keeps no belief; `worldmodel.estimate.Estimator` beside it does.
-        """
-        if self.actor.view == "blind":
-            raise UserError("a blind policy makes nothing of its physics; run worldmodel.estimate.Estimator beside it")
-        return estimate_of(self.model, self.filter.belief)

@@ -258,7 +258,6 @@ class Night:
         for finding in trainer.diagnose():
             self.listener.note(str(finding))
             self.state.warn(str(finding))
-        trainer.judge_estimate()  # which calibrates its uncertainty
         self._calibrate()
         trainer.save(self.run.checkpoints)
 

@@ -1,7 +1,8 @@
-"""What a robot makes of its own physics, from what it sees and what it commanded: the context head, in SI units.
+"""What a robot makes of its own physics, from what it sees and what it commanded, in SI units.
 
-No label is read for it: the model filters with the physics hidden, as it will on the robot. How far to believe it is
-settled on held-out episodes that are labelled: the head was fitted to the training logs and is too sure of itself.
+No label is read for it, as there is none on the robot. A model with a transition is asked under which physics what was
+seen is likely (`worldmodel.inference`); pushes, and all factors of a model without, are the context head's. How far to
+believe it is settled on held-out episodes that are labelled.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,14 +13,18 @@ import numpy as np
 import torch
 
 from worldmodel.calibration import conformal_level
+from worldmodel.context import PUSH
 from worldmodel.device import device_of, random_kept, random_state, seeded, set_random_state
-from worldmodel.model import Belief, WorldModel
+from worldmodel.inference import Inference
+from worldmodel.model import WorldModel
 from worldmodel.replay import Replay
 
 COVERAGE = 0.9
 WIDTH = 1.645  # standard deviations to either side that hold so much of a normal distribution
 EPISODES, ROWS = 32, 1000  # filtered at once: memory stays bounded however long an episode is
 FOLDS = 10
+JUDGED, LONGEST = 40, 200  # held-out episodes, and steps of each, that judge the estimate: a few seconds
+Pair = tuple[torch.Tensor, ...]  # means and deviations
 
 
 class Estimate(NamedTuple):
@@ -29,9 +34,16 @@ class Estimate(NamedTuple):
     std: np.ndarray  # (..., C)
 
 
-def estimate_of(model: WorldModel, belief: Belief) -> Estimate:
-    """What beliefs (...) say of the physics."""
-    mean, std = (part.detach().cpu().numpy().astype(np.float64) for part in model.estimate_context(belief))
+def inference_of(model: WorldModel, n: int) -> Inference | None:
+    return Inference(model, model.transition, n) if model.transition is not None and len(model.context) else None
+
+
+def in_si(model: WorldModel, head: Pair, inferred: Pair | None) -> Estimate:
+    """From means and deviations (..., C) scaled as the context: what was inferred, where it was; else the head's."""
+    if inferred is not None:
+        of_head = torch.tensor([name == PUSH for name in model.context.names], device=head[0].device)
+        head = tuple(torch.where(of_head, one, other) for one, other in zip(head, inferred, strict=True))
+    mean, std = (part.cpu().numpy().astype(np.float64) for part in head)
     centre, scale = np.array(model.context.centre), np.array(model.context.scale)
     return Estimate(centre + scale * mean, scale * std * np.array(model.widening or np.ones(len(scale))))
 
@@ -42,6 +54,7 @@ class Estimator:
     def __init__(self, model: WorldModel, n: int = 1, seed: int = 0) -> None:
         self.model, self.device = model, device_of(model)
         self.belief, self.random = model.initial(n), seeded(seed, self.device)
+        self.inference = inference_of(model, n)
 
     @torch.no_grad()
     def step(self, observation: dict[str, np.ndarray], command: np.ndarray, is_first: np.ndarray) -> Estimate:
@@ -59,9 +72,11 @@ class Estimator:
         with random_kept(device):  # draws from a stream of its own, so as to disturb nobody's
             set_random_state(self.random, device)
             inputs = model.action_input(given, nothing, nothing)
-            self.belief = model.observe_step(self.belief, vector, image, inputs, torch.as_tensor(is_first).to(device))
+            begins = torch.as_tensor(is_first).to(device)
+            self.belief = model.observe_step(self.belief, vector, image, inputs, begins)
             self.random = random_state(device)
-        return estimate_of(model, self.belief)
+        inferred = self.inference and self.inference.step(model.scale(vector), given, begins)
+        return in_si(model, model.estimate_context(self.belief), inferred)
 
 
 class Series(NamedTuple):
@@ -70,11 +85,12 @@ class Series(NamedTuple):
     episode: int  # in the log
     estimate: Estimate  # (T + 1, C)
     label: np.ndarray  # (T + 1, C) SI, NaN where the log does not say
+    head: np.ndarray  # (T + 1, C) SI, the context head's own mean
 
 
 @torch.no_grad()
-def estimated(model: WorldModel, replay: Replay, seed: int = 0) -> Iterator[Series]:
-    """The estimate along every episode of the replay, in order."""
+def estimated(model: WorldModel, replay: Replay, most: int | None = None, seed: int = 0) -> Iterator[Series]:
+    """The estimate along every episode of the replay, in order; of each the first `most` steps."""
     was_training = model.training
     model.eval()
     device = replay.device
@@ -82,8 +98,9 @@ def estimated(model: WorldModel, replay: Replay, seed: int = 0) -> Iterator[Seri
     random = seeded(seed, device)
     for first in range(0, len(replay.episodes), EPISODES):
         which = np.arange(first, min(first + EPISODES, len(replay.episodes)))
-        last = replay.length[replay.episodes[which]]
-        parts, labels, belief = [], [], None
+        last = np.minimum(replay.length[replay.episodes[which]], most or replay.length.max())
+        parts, labels, heads, belief = [], [], [], None
+        inference = inference_of(model, len(which))
         for start in range(0, int(last.max()) + 1, ROWS):
             rows = np.minimum(np.arange(start, min(start + ROWS, int(last.max()) + 1)), last[:, None])
             batch = replay.gather(replay.offset[which][:, None] + rows)
@@ -94,14 +111,22 @@ def estimated(model: WorldModel, replay: Replay, seed: int = 0) -> Iterator[Seri
                 beliefs, *_ = model.filter(batch.vector, batch.image, inputs, batch.is_first, after=belief)
                 random = random_state(device)
             belief = beliefs.at(slice(None), -1)
-            parts.append(estimate_of(model, beliefs))
+            head, inferred = model.estimate_context(beliefs), None
+            if inference is not None:
+                rows_of = (model.scale(batch.vector), batch.action, batch.is_first)
+                steps = [inference.step(*(x[:, t] for x in rows_of)) for t in range(rows.shape[1])]
+                inferred = tuple(torch.stack(part, 1) for part in zip(*steps, strict=True))
+            parts.append(in_si(model, head, inferred))
+            heads.append(centre + scale * head[0].cpu().numpy())
             known, value = batch.known.cpu().numpy() > 0, batch.context.cpu().numpy().astype(np.float64)
             labels.append(np.where(known, centre + scale * value, np.nan))
         mean, std = (np.concatenate([part[k] for part in parts], 1) for k in range(2))
-        label = np.concatenate(labels, 1)
+        label, head = (np.concatenate(part, 1) for part in (labels, heads))
         for k, steps in enumerate(last):
             own = slice(0, int(steps) + 1)
-            yield Series(int(replay.episodes[which[k]]), Estimate(mean[k, own], std[k, own]), label[k, own])
+            yield Series(
+                int(replay.episodes[which[k]]), Estimate(mean[k, own], std[k, own]), label[k, own], head[k, own]
+            )
     model.train(was_training)
 
 
@@ -118,15 +143,16 @@ class FactorJudged:
     error: float  # root mean square
     guess: float  # that of always guessing the training logs' mean
     late: float  # the error in the last quarter of each episode
+    head: float  # the error of the context head alone
     coverage: float
     widening: float | None  # of the standard deviation the head states; None: too few episodes to calibrate it
 
     def line(self) -> str:
         calibrated = "" if self.widening is not None else " (too few labelled held-out episodes to calibrate it)"
         return (
-            f"{self.name}: estimated from history alone to {self.error:.3g} ({self.late:.3g} in the last quarter of an "
-            f"episode; guessing the logs' mean {self.guess:.3g}); what it states at {COVERAGE:.0%} held in "
-            f"{self.coverage:.0%} of {self.episodes} held-out episodes' moments{calibrated}"
+            f"{self.name}: estimated from history to {self.error:.3g} ({self.late:.3g} in the last quarter of an "
+            f"episode; the logs' mean {self.guess:.3g}, the context head {self.head:.3g}); what it states at "
+            f"{COVERAGE:.0%} held in {self.coverage:.0%} of {self.episodes} held-out episodes' moments{calibrated}"
         )
 
 
@@ -139,16 +165,19 @@ def judge(model: WorldModel, replay: Replay, held_out: Replay) -> tuple[list[Fac
     model.widening = None
     if not len(model.context):
         return [], []
-    found = list(estimated(model, held_out))
+    chosen = held_out.episodes[:: -(-len(held_out.episodes) // JUDGED)]
+    held_out = Replay(held_out.reader, model.context, chosen.tolist(), device=held_out.device)
+    found = list(estimated(model, held_out, LONGEST))
     widening, judged = [1.0] * len(model.context), []
     for c, name in enumerate(model.context.names):
         known = [np.isfinite(one.label[:, c]) for one in found]
-        label, mean, std = (
+        label, mean, std, head = (
             np.concatenate([part(one)[rows] for one, rows in zip(found, known, strict=True)])
             for part in (
                 lambda one, c=c: one.label[:, c],
                 lambda one, c=c: one.estimate.mean[:, c],
                 lambda one, c=c: one.estimate.std[:, c],
+                lambda one, c=c: one.head[:, c],
             )
         )
         if not len(label):
@@ -168,6 +197,7 @@ def judge(model: WorldModel, replay: Replay, held_out: Replay) -> tuple[list[Fac
                 error=_rms(label - mean),
                 guess=_rms(label - guesses(replay)[c]),
                 late=_rms((label - mean)[late]),
+                head=_rms(label - head),
                 coverage=_by_episode(score <= (out if calibrated else WIDTH), episode),
                 widening=widening[c] if calibrated else None,
             )

@@ -11,14 +11,15 @@ import numpy as np
 from configs import UserError, load_yaml
 from worldmodel import checkpoint
 from worldmodel.cli import TrainWorldModel
-from worldmodel.estimate import COVERAGE, Series, estimated
-from worldmodel.log_format import read_schema
+from worldmodel.estimate import COVERAGE, Series, estimated, judge
+from worldmodel.log_format import SCHEMA, read_schema
 from worldmodel.logs.importing import as_log_folder
 from worldmodel.model import WorldModel
 from worldmodel.replay import Replay
 from worldmodel.results import TRACES, save_estimate_plot
 from worldmodel.saved import NAME, load_model
 from worldmodel.storage import LogReader
+from worldmodel.trainer import split_episodes
 
 
 def write_estimate(options: TrainWorldModel) -> None:
@@ -48,6 +49,9 @@ def write_estimate(options: TrainWorldModel) -> None:
         # Commands as the model knows them: in shares of its own logs' bounds, not of these logs'.
         bounds = meta.get("action") or read_schema(Path(learnt))["action"]
         reader.schema["action"] |= {key: bounds[key] for key in ("low", "high")}
+        if model.widening is None and (Path(learnt) / SCHEMA).is_file():  # a night leaves that to those who ask
+            own = LogReader(learnt)
+            judge(model, *(Replay(own, model.context, episodes) for episodes in split_episodes(own)))
         shown = write(out, model, reader)
     hz = float(reader.schema["control_hz"])
     plot = save_estimate_plot(out.with_suffix(".png"), model, shown, hz)

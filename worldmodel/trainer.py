@@ -29,9 +29,6 @@ from worldmodel.storage import LogReader
 HOW_IT_LEARNS = ("context_dropout", "carry_noise", "vector_scale", "representation_scale")
 
 
-JUDGED = 200  # held-out episodes that judge the estimate of the physics
-
-
 @dataclass(frozen=True)
 class TrainerConfig:
     """How to train; the defaults suit a laptop."""
@@ -300,9 +297,7 @@ class Trainer:
 
     def judge_estimate(self) -> tuple[list[FactorJudged], list[Series]]:
         """The estimate of the physics on held-out episodes, which also calibrates its uncertainty."""
-        chosen = self.held_out.episodes[:: max(1, len(self.held_out.episodes) // JUDGED)]
-        held_out = Replay(self.reader, self.model.context, chosen.tolist(), device=self.device)
-        return judge(self.model, self.replay, held_out)
+        return judge(self.model, self.replay, self.held_out)
 
     # -- saving -------------------------------------------------------------------------------------------------------
 
