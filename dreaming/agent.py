@@ -18,7 +18,7 @@ from worldmodel.device import device_of, random_kept, random_state, seeded, set_
 from worldmodel.distributions import ActionMixture
 from worldmodel.estimate import Estimate, estimate_of
 from worldmodel.model import Belief, WorldModel
-from worldmodel.nets import Head, products, products_size
+from worldmodel.nets import Head, products, products_size, within
 
 View = Literal["blind", "estimate"]
 
@@ -45,7 +45,7 @@ class Actor(nn.Module):
 
     def forward(self, scaled: Tensor, estimate: Tensor, explore: bool = False) -> ActionMixture:
         c = self.config
-        seen = products(scaled.clamp(-8, 8))
+        seen = products(within(scaled))
         if self.view == "estimate":
             seen = torch.cat([seen, estimate.clamp(-4, 4)], -1)
         least = c.explore_std if explore else 0.0
