@@ -142,7 +142,8 @@ class ActorCritic(nn.Module):
         lam = c.lam if counted is None else cut(c.lam, counted)
         feat = self.critic_input(rollout)
         logits = self.critic(feat.detach())
-        slow_value = twohot_mean(self.slow_critic(feat), self.bins)  # its own weights take no gradient
+        # Its own weights take no gradient.
+        slow_value = twohot_mean(self.slow_critic(feat, fixed=rollout.world.fixed), self.bins)
         with torch.no_grad():
             value = twohot_mean(logits, self.bins)
             targets = lambda_return(rollout.reward, rollout.continuation, value, c.discount, lam)

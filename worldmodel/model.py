@@ -43,6 +43,11 @@ class Belief(NamedTuple):
         beside = within(self.vector) if self.vector.shape[-1] else self.stoch
         return torch.cat([self.deter, beside], -1)
 
+    @property
+    def fixed(self) -> int:
+        """How many of the features, the first ones, pass no gradient on."""
+        return 0 if self.deter.requires_grad else self.deter.shape[-1]
+
     def at(self, *index) -> "Belief":
         return Belief(self.deter[index], self.stoch[index], self.vector[index])
 
@@ -225,7 +230,7 @@ class WorldModel(nn.Module):
 
     def reward_logits(self, belief: Belief, dreaming: bool = True) -> Tensor:
         """(..., 255): what the observation pays by itself, if one is carried, and what memory adds to that."""
-        logits = self.reward(belief.feat())
+        logits = self.reward(belief.feat(), fixed=belief.fixed)
         if self.transition is None:
             return logits
         by_itself = self.transition.reward(belief.vector)
@@ -236,7 +241,7 @@ class WorldModel(nn.Module):
 
     def predict_continuation(self, belief: Belief) -> Tensor:
         """Probability (...) that the episode has not terminated on arriving here."""
-        return torch.sigmoid(self.continuation(belief.feat()).squeeze(-1))
+        return torch.sigmoid(self.continuation(belief.feat(), fixed=belief.fixed).squeeze(-1))
 
     def estimate_context(self, belief: Belief) -> tuple[Tensor, Tensor]:
         """The robot's own estimate of its physics: mean and standard deviation (..., C), scaled as the context."""

@@ -138,10 +138,14 @@ class Head(nn.Module):
         self.mlp = MLP(inputs, units, layers)
         self.out = Linear(units, outputs, outscale)
 
-    def forward(self, x: Tensor, known: Tensor | None = None) -> Tensor:
-        """From inputs (..., N); `known` is what `first` made of them with the same weights."""
+    def forward(self, x: Tensor, known: Tensor | None = None, fixed: int = 0) -> Tensor:
+        """From inputs (..., N), the first of which may be `fixed`: what does not learn passes nothing back there.
+
+        Args:
+            known: what `first` made of them with the same weights.
+        """
         if known is None and torch.is_grad_enabled() and x.requires_grad and not self.learns:
-            return _Passed.apply(x, self)  # pyright: ignore[reportReturnType]
+            return _Passed.apply(x, self, fixed)  # pyright: ignore[reportReturnType]
         return self.out(self.mlp(x, self.out.compute, known))
 
     @property
@@ -162,23 +166,24 @@ class _Passed(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, input: Tensor, head: Head) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(ctx: Any, input: Tensor, head: Head, fixed: int) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         layers, kept, x = [layer for layer in head.mlp if isinstance(layer, NormedLinear)], [], input
         for layer in layers:
             kept.append(layer.linear.product(x))
             x = normed(kept[-1], layer.norm.scale, layer.linear.compute)
         weights = [layer.linear.weight for layer in layers], [layer.norm.scale for layer in layers]
         ctx.layers = list(zip(*weights, kept, strict=True))
-        ctx.out, ctx.compute = head.out.weight, head.out.compute
+        ctx.out, ctx.compute, ctx.fixed = head.out.weight, head.out.compute, fixed
         return head.out(x)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         grad = grad.to(ctx.compute) @ ctx.out.to(ctx.compute)
-        for weight, scale, before in reversed(ctx.layers):
+        for i, (weight, scale, before) in reversed(list(enumerate(ctx.layers))):
+            weight = weight if i else weight[:, ctx.fixed :]
             grad = normed_back(grad, before, scale)[0] @ weight.to(grad.dtype)
-        return grad.float(), None
+        return F.pad(grad, (ctx.fixed, 0)).float(), None, None
 
 
 def within(x: Tensor, most: float = 8.0) -> Tensor:
