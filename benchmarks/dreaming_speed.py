@@ -58,6 +58,13 @@ class Dreaming:
     out: Path = Path("runs/dreaming")
 
 
+LEARNING = {
+    "dream_physics": "physics, in Python",
+    "imagine": "dream: the rest of a step",
+    "going_on": "physics, in Python",
+}
+
+
 # -- what is measured --------------------------------------------------------------------------------------------------
 
 
@@ -106,7 +113,7 @@ def gflop_s(dtype: torch.dtype, device: torch.device, clock: Callable[[], float]
     least = float("inf")
     for _ in range(8):
         begun = clock()
-        x @ x
+        torch.mm(x, x)
         least = min(least, clock() - begun)
     return 2e-9 * n**3 / least
 
@@ -153,11 +160,7 @@ class Parts:
         self.watch(dreamer, "dream", "the rest")
         self.watch(dreamer, "_starts", "starts from logs")
         self.watch(dreamer, "draw", "physics, in Python")
-        for name, part in (
-            ("dream_physics", "physics, in Python"),
-            ("imagine", "dream: the rest of a step"),
-            ("going_on", "physics, in Python"),
-        ):
+        for name, part in LEARNING.items():
             self.watch(learning, name, part)
         self.watch(own.actor, "forward", "actor")
         self.watch(model.rssm, "imagine_step", "RSSM")
@@ -166,7 +169,7 @@ class Parts:
         self.watch(model.decoder, "forward", "decoder")
         for name in ("predict_reward", "predict_continuation"):
             self.watch(model, name, "reward and falls")
-        self.watch(own, "losses", "returns, pulls, two-hot")
+        self.watch(own, "losses", "returns, pulls, back through the dream")
         for name in ("critic", "slow_critic"):
             self.watch(getattr(own, name), "forward", "critic")
         self.watch(own.optimizer, "step", "optimiser")
@@ -174,7 +177,8 @@ class Parts:
         try:
             yield
         finally:
-            vars(learning).update(before)
+            for name in LEARNING:
+                setattr(learning, name, before[name])
 
 
 def parts(dreamer: DreamLearner, clock: Callable[[], float], updates: int = 6) -> dict[str, float]:

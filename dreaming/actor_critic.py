@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dreaming.agent import Actor, ActorConfig, View
 from dreaming.imagination import Rollout
 from worldmodel.device import device_of
-from worldmodel.distributions import twohot_bins, twohot_loss, twohot_mean
+from worldmodel.distributions import twohot_bins, twohot_losses, twohot_mean
 from worldmodel.model import WorldModel
 from worldmodel.nets import Head
 from worldmodel.optim import LaProp, SafeStep
@@ -142,7 +142,8 @@ class ActorCritic(nn.Module):
         lam = c.lam if counted is None else cut(c.lam, counted)
         feat = self.critic_input(rollout)
         logits = self.critic(feat.detach())
-        slow_value = twohot_mean(self.slow_critic(feat), self.bins)  # its own weights take no gradient
+        # Its own weights take no gradient.
+        slow_value = twohot_mean(self.slow_critic(feat, fixed=rollout.world.fixed), self.bins)
         with torch.no_grad():
             value = twohot_mean(logits, self.bins)
             targets = lambda_return(rollout.reward, rollout.continuation, value, c.discount, lam)
@@ -152,7 +153,7 @@ class ActorCritic(nn.Module):
             weight = torch.cumprod(torch.cat([ones, c.discount * rollout.continuation[:, :-1]], 1), 1)
             if counted is not None:
                 weight = weight * counted
-        fit = sum(twohot_loss(logits[:, :-1], t, self.bins) for t in (targets, slow_value[:, :-1]))
+        fit = twohot_losses(logits[:, :-1], torch.stack([targets, slow_value[:, :-1]]), self.bins)
         critic_loss = (weight * fit).mean()
         metrics = {
             "imagined_return": targets[:, 0].mean(),
@@ -171,6 +172,7 @@ class ActorCritic(nn.Module):
             gain = lambda_return(rollout.reward, rollout.continuation, slow_value, c.discount, lam)[:, :1] / scale
             if counted is not None:
                 gain = gain * counted[:, :1]
+            gain = learnt_at_once(gain, choice.raw, rollout.raw) if rollout.raw else gain
         else:
             gain = weight * choice.log_prob(rollout.action.detach()) * (targets - value[:, :-1]) / scale
         alike = choice.log_prob(self.clone(scaled, estimate).sample().detach())
@@ -182,6 +184,22 @@ class ActorCritic(nn.Module):
 
     def follow(self) -> None:
         follow(self.slow_critic, self.critic, self.config.slow_rate)
+
+
+def fixed(actor: Actor) -> Actor:
+    """The same actor, with the same weights, which take no gradients: those that pass through it still do."""
+    return deepcopy(actor, {id(weight): weight.detach() for weight in actor.parameters()})
+
+
+def learnt_at_once(gain: Tensor, raw: Tensor, dreamt: tuple[Tensor, ...]) -> Tensor:
+    """`gain`, whose gradient reaches the actor's weights through raw (N, H, ·) instead of H dreamt ones (N, ·).
+
+    Both are what the actor made of the same observations; from the first each weight's gradient is one product over all
+    steps, from the others the sum of a product a step.
+    """
+    of_raw = torch.stack(torch.autograd.grad(gain.sum(), dreamt, materialize_grads=True), 1)
+    through = (raw * of_raw).sum() / gain.numel()
+    return gain.detach() + (through - through.detach())
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from worldmodel.device import device_of, random_kept, random_state, seeded, set_random_state
 from worldmodel.distributions import ActionMixture
 from worldmodel.model import Belief, WorldModel
-from worldmodel.nets import Head, products, products_size
+from worldmodel.nets import Head, products, products_size, within
 
 View = Literal["blind", "estimate"]
 
@@ -43,7 +43,7 @@ class Actor(nn.Module):
 
     def forward(self, scaled: Tensor, estimate: Tensor, explore: bool = False) -> ActionMixture:
         c = self.config
-        seen = products(scaled.clamp(-8, 8))
+        seen = products(within(scaled))
         if self.view == "estimate":
             seen = torch.cat([seen, estimate.clamp(-4, 4)], -1)
         least = c.explore_std if explore else 0.0

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from dreaming.agent import Actor, Filter, View
 from worldmodel.model import Belief, WorldModel
+from worldmodel.nets import within
 from worldmodel.replay import Batch, Replay
+from worldmodel.rssm import Prepared
 
 MAX_LATENCY = 4
 OF_STARTS = ("vector", "recent", "episode", "step")  # the parts of Starts beside its beliefs, in order
@@ -96,6 +98,7 @@ class Rollout:
     physics: DreamPhysics
     end: Starts  # where a further dream would go on
     inputs: Tensor  # (N, H, A + 2C) to the world: what reached the motors, and the dreamt physics
+    raw: tuple[Tensor, ...] = ()  # H of the numbers (N, ·) that the actor's choice was made of, in the dreams' graph
 
 
 @torch.no_grad()
@@ -156,7 +159,13 @@ def effective_action(commands: Tensor, physics: DreamPhysics) -> Tensor:
 
 
 def dream_step(
-    model: WorldModel, moment: Moment, command: Tensor, physics: DreamPhysics, push: Tensor, noisy: bool
+    model: WorldModel,
+    moment: Moment,
+    command: Tensor,
+    physics: DreamPhysics,
+    push: Tensor,
+    noisy: bool,
+    prepared: Prepared | None = None,
 ) -> tuple[Moment, Tensor]:
     """The world's part of a step, under commands (N, A) in [-1, 1] and this step's pushes (N,), scaled.
 
@@ -169,7 +178,7 @@ def dream_step(
         context = context.clone()
         context[:, physics.push_column] = push
     world_input = model.action_input(effective_action(recent, physics), context, physics.known)
-    world = model.imagine_step(moment.world, world_input, noisy=noisy)
+    world = model.imagine_step(moment.world, world_input, noisy=noisy, prepared=prepared)
     observation = model.decode(world)
     seen = observation + physics.noise.unsqueeze(-1) * torch.randn_like(observation)
     return Moment(world, recent, observation, seen), world_input
@@ -194,15 +203,19 @@ def imagine(
     """
     moments, actions = [Moment.first(starts)], []
     agent = Filter(model, actor.view, starts.agent)
-    estimates, inputs = [agent.estimate], []
+    estimates, inputs, raw = [agent.estimate], [], []
+    prepared = model.rssm.prepared()
     for t in range(horizon):
         if commands is None:
-            choice = actor(model.scale(moments[-1].seen), estimates[-1], explore=not mode)
+            # However fixed the actor's weights are, gradients are asked for from its first choice on.
+            scaled = model.scale(moments[-1].seen).requires_grad_(torch.is_grad_enabled())
+            choice = actor(scaled, estimates[-1], explore=not mode)
+            raw.append(choice.raw)
             action = choice.mode() if mode else choice.sample()
         else:
             action = commands[:, t]
-        command = action.clamp(-1, 1)
-        moment, given = dream_step(model, moments[-1], command, physics.at(t), physics.push[:, t], noisy)
+        command = within(action, 1.0)
+        moment, given = dream_step(model, moments[-1], command, physics.at(t), physics.push[:, t], noisy, prepared)
         moments.append(moment)
         inputs.append(given)
         agent.step(moments[-1].seen, None, command)
@@ -228,6 +241,7 @@ def imagine(
             step=starts.step + horizon,
         ),
         inputs=torch.stack(inputs, 1),
+        raw=tuple(raw),
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from configs import UserError
-from dreaming.actor_critic import ActorCritic, ActorCriticConfig
+from dreaming.actor_critic import ActorCritic, ActorCriticConfig, fixed
 from dreaming.agent import Agent, View
 from dreaming.imagination import MAX_LATENCY, DreamPhysics, Starts, draw_starts, imagine
 from dreaming.imitation import good_episodes, imitation_loss
@@ -193,7 +193,7 @@ class DreamLearner:
         prepared.known *= c.told
         critic_only = self.updates - self.begun_at < a.critic_first
         with torch.set_grad_enabled(a.gradient == "dynamics" and not critic_only):
-            rollout = imagine(self.model, learner.actor, dreams.starts, prepared, c.horizon, noisy=True)
+            rollout = imagine(self.model, fixed(learner.actor), dreams.starts, prepared, c.horizon, noisy=True)
             weighted, counted, trust = weighed(c.trust, self.model, rollout)
         self._notice(dreams.names, rollout.reward)
         # Bounds hold from a logged state on; one that was dreamt has none to begin with.

@@ -92,8 +92,10 @@ def twohot_mean(logits: Tensor, bins: Tensor) -> Tensor:
 
     Summed from the middle outwards in pairs, so that equal and opposite tails of size 5e8 cancel exactly.
     """
-    if _by_kernel(logits) and not (torch.is_grad_enabled() and logits.requires_grad):
-        return _twohot(logits.contiguous(), bins)[0]
+    if _by_kernel(logits):
+        logits = logits.contiguous()
+        learns = torch.is_grad_enabled() and logits.requires_grad
+        return _Mean.apply(logits, bins) if learns else _twohot(logits, bins)[0]  # pyright: ignore[reportReturnType]
     probs, half = torch.softmax(logits, -1), BINS // 2
     left = probs[..., :half] * bins[:half]
     right = probs[..., half + 1 :] * bins[half + 1 :]
@@ -131,6 +133,29 @@ def twohot_losses(logits: Tensor, targets: Tensor, bins: Tensor) -> Tensor:
     return -(share * torch.log_softmax(logits, -1).gather(-1, index)).sum(-1)
 
 
+class _Mean(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, bins: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        mean, most, total = _twohot(logits, bins)
+        ctx.save_for_backward(logits, bins, mean, most, total)
+        return mean
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        logits, bins, mean, most, total = ctx.saved_tensors
+        probs = _exponentials(logits, most, grad / total)
+        return probs.mul_(bins - mean.unsqueeze(-1)), None
+
+
+def _exponentials(logits: Tensor, most: Tensor, factor: Tensor) -> Tensor:
+    """`factor` (...) times the exponential of logits (..., 255) less `most` (...)."""
+    found, factor = torch.empty_like(logits), factor.contiguous()
+    arrays = (x.data_ptr() for x in (logits, most, factor, found))
+    kernel.library(logits).exponentials(*arrays, logits.numel() // BINS, BINS, kernel.threads(logits))
+    return found
+
+
 class _CrossEntropy(torch.autograd.Function):
     """Of logits (..., 255) with a few bins (..., K) and their shares (..., K)."""
 
@@ -144,9 +169,7 @@ class _CrossEntropy(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         logits, index, share, most, total = ctx.saved_tensors
-        of_logits, factor = torch.empty_like(logits), (grad * share.sum(-1) / total).contiguous()
-        arrays = (x.data_ptr() for x in (logits, most, factor, of_logits))
-        kernel.library(logits).exponentials(*arrays, logits.numel() // BINS, BINS, kernel.threads(logits))
+        of_logits = _exponentials(logits, most, grad * share.sum(-1) / total)
         return of_logits.scatter_add_(-1, index, -grad.unsqueeze(-1) * share), None, None, None
 
 
@@ -158,6 +181,7 @@ class ActionMixture:
     """
 
     def __init__(self, raw: Tensor, actions: int, min_std: float, max_std: float, least: float = 0.0) -> None:
+        self.raw = raw
         components = raw.shape[-1] // (1 + 2 * actions)
         logits, mean, spread = raw.split([components, components * actions, components * actions], -1)
         shape = (*raw.shape[:-1], components, actions)

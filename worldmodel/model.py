@@ -17,9 +17,9 @@ from worldmodel.calibration import Calibration
 from worldmodel.context import ContextSpec
 from worldmodel.distributions import symexp, symlog, twohot_bins, twohot_mean
 from worldmodel.ensemble import Ensemble
-from worldmodel.nets import MLP, Head, ImageDecoder, ImageEncoder, Linear
+from worldmodel.nets import MLP, Head, ImageDecoder, ImageEncoder, Linear, within
 from worldmodel.replay import Batch, Statistics
-from worldmodel.rssm import RSSM, RSSMConfig, State
+from worldmodel.rssm import RSSM, Prepared, RSSMConfig, State
 from worldmodel.transition import Transition
 
 
@@ -40,8 +40,13 @@ class Belief(NamedTuple):
         Beside the observation itself, what the posterior's `stoch` says of it is a temptation: the prior's, in dreams,
         says it less exactly, and a reward head that relied on it paid half of what was due.
         """
-        beside = self.vector.clamp(-8, 8) if self.vector.shape[-1] else self.stoch
+        beside = within(self.vector) if self.vector.shape[-1] else self.stoch
         return torch.cat([self.deter, beside], -1)
+
+    @property
+    def fixed(self) -> int:
+        """How many of the features, the first ones, pass no gradient on."""
+        return 0 if self.deter.requires_grad else self.deter.shape[-1]
 
     def at(self, *index) -> "Belief":
         return Belief(self.deter[index], self.stoch[index], self.vector[index])
@@ -225,7 +230,7 @@ class WorldModel(nn.Module):
 
     def reward_logits(self, belief: Belief, dreaming: bool = True) -> Tensor:
         """(..., 255): what the observation pays by itself, if one is carried, and what memory adds to that."""
-        logits = self.reward(belief.feat())
+        logits = self.reward(belief.feat(), fixed=belief.fixed)
         if self.transition is None:
             return logits
         by_itself = self.transition.reward(belief.vector)
@@ -236,7 +241,7 @@ class WorldModel(nn.Module):
 
     def predict_continuation(self, belief: Belief) -> Tensor:
         """Probability (...) that the episode has not terminated on arriving here."""
-        return torch.sigmoid(self.continuation(belief.feat()).squeeze(-1))
+        return torch.sigmoid(self.continuation(belief.feat(), fixed=belief.fixed).squeeze(-1))
 
     def estimate_context(self, belief: Belief) -> tuple[Tensor, Tensor]:
         """The robot's own estimate of its physics: mean and standard deviation (..., C), scaled as the context."""
@@ -307,17 +312,30 @@ class WorldModel(nn.Module):
         latent = self.rssm.observe_step(belief.latent, token, torch.cat([inputs, before], -1), is_first)
         return Belief(latent.deter, latent.stoch, self.scale(vector) if self.carried else before)
 
-    def imagine_step(self, belief: Belief, inputs: Tensor, sample: bool = True, noisy: bool = False) -> Belief:
+    def imagine_step(
+        self,
+        belief: Belief,
+        inputs: Tensor,
+        sample: bool = True,
+        noisy: bool = False,
+        prepared: Prepared | None = None,
+    ) -> Belief:
         """One step without an observation: (N, ...) under inputs (N, ·).
 
         With a carried observation, gradients run through the transition alone: what an action moves, it moves there.
 
         Args:
             noisy: draw the carried observation from the distribution that the decoder states instead of its mean.
+            prepared: the RSSM's weights as they are now, for many steps; where gradients run through it, no use.
         """
         vector = belief.vector
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.carried):
-            latent = self.rssm.imagine_step(belief.latent, torch.cat([inputs, vector], -1), sample)
+            recurrent = torch.cat([inputs, vector], -1)
+            if prepared is None or not sample or torch.is_grad_enabled():
+                latent = self.rssm.imagine_step(belief.latent, recurrent, sample)
+            else:
+                ready = prepared.imagine(prepared.enter(belief.latent), recurrent)
+                latent = State(ready.deter, prepared.leave(ready.stoch).float())
         if self.carried:
             vector, log_std = self.expected(latent, vector, inputs, dreaming=True)
             if noisy:

@@ -5,13 +5,13 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from worldmodel.distributions import BINS
-from worldmodel.nets import Head, products, products_size
+from worldmodel.nets import Head, products, products_size, within
 
 
 def seen(before: Tensor, inputs: Tensor, actions: int, factors: int) -> Tensor:
     """What a network that takes a step is given: observation, action, their products, and the context's pairs."""
     action, pairs = inputs.split([actions, 2 * factors], -1)
-    return torch.cat([products(torch.cat([before.clamp(-8, 8), action], -1)), pairs], -1)
+    return torch.cat([products(torch.cat([within(before), action], -1)), pairs], -1)
 
 
 def seen_size(channels: int, actions: int, factors: int) -> int:
@@ -55,4 +55,4 @@ class Transition(nn.Module):
 
     def reward(self, arrived: Tensor) -> Tensor:
         """Two-hot logits (..., 255) of the reward for arriving at a scaled observation (..., D)."""
-        return self.pay(products(arrived.clamp(-8, 8)))
+        return self.pay(products(within(arrived)))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from dreaming.actor_critic import ActorCritic, ActorCriticConfig, ReturnScale, lambda_return
-from dreaming.agent import ActorConfig
+from dreaming.actor_critic import ActorCritic, ActorCriticConfig, ReturnScale, fixed, lambda_return
+from dreaming.agent import ActorConfig, View
 from dreaming.imagination import MAX_LATENCY, DreamPhysics, Rollout, Starts, imagine
 from dreaming.learning import DreamConfig, DreamLearner
 from dreaming.scenario import Scenario, load_scenarios
@@ -240,3 +240,45 @@ def test_the_gradient_of_a_dream_runs_through_the_transition(model):
         rollout = imagine(model, learner.actor, starts, physics, 3, noisy=True)
         learner.step(learner.losses(model, rollout)[0])
     assert commanded() < min(-0.5, before)
+
+
+@pytest.mark.parametrize("view", ["blind", "estimate"])
+@pytest.mark.parametrize("counts", [True, False])
+def test_weights_whose_gradients_are_taken_at_once_get_those_of_autograd(view: View, counts):
+    """On dreams of several steps, whose later choices hang on earlier ones; the plain path is autograd's."""
+    torch.manual_seed(1)
+    model = WorldModel(DEBUG, Spaces(vector=2, action=1), CONTEXT).eval().requires_grad_(False)
+    assert model.transition is not None
+    for head in (model.transition.head, model.transition.pay, model.reward):
+        torch.nn.init.normal_(head.out.weight, std=0.3)
+    learner = ActorCritic(SMALL, model, view)
+    torch.nn.init.normal_(learner.slow_critic.out.weight, std=0.3)
+    n, steps = 8, 6
+    zeros, blank = torch.zeros(n), model.initial(n)
+    physics = DreamPhysics(
+        torch.ones(n, 1), torch.ones(n, 1), zeros + 1, zeros.long() + 1, zeros + 0.1, torch.zeros(n, steps), None
+    )
+    starts = Starts(blank, blank, torch.randn(n, 2), torch.zeros(n, MAX_LATENCY, 1), zeros.long(), zeros.long())
+    counted = torch.arange(steps) < torch.arange(n).unsqueeze(1) if counts else None
+    weights = list(learner.actor.parameters())
+
+    def learnt(actor, late: bool) -> tuple[torch.Tensor, ...]:
+        torch.manual_seed(2)
+        rollout = imagine(model, actor, starts, physics, steps, noisy=True)
+        rollout = rollout if late else replace(rollout, raw=())
+        torch.manual_seed(3)
+        loss = learner.losses(model, rollout, counted=counted)[0]
+        return loss.detach(), *torch.autograd.grad(loss, weights)
+
+    plain, at_once = learnt(learner.actor, False), learnt(fixed(learner.actor), True)
+    for expected, found in zip(plain, at_once, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
+
+
+def test_a_fixed_actor_follows_the_one_that_learns(model):
+    actor = ActorCritic(SMALL, model, "blind").actor
+    same = fixed(actor)
+    with torch.no_grad():
+        actor.head.out.bias.add_(1.0)
+    assert torch.equal(same.head.out.bias, actor.head.out.bias)
+    assert not any(weight.requires_grad for weight in same.parameters()) and actor.head.out.bias.requires_grad

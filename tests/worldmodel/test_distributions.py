@@ -93,6 +93,16 @@ def test_uniform_logits_mean_exactly_zero():
     assert twohot_mean(torch.zeros(3, BINS), twohot_bins()).tolist() == [0.0, 0.0, 0.0]
 
 
+def test_the_gradient_of_a_two_hot_mean_agrees_with_float64():
+    logits, bins = torch.randn(2, 3, BINS, requires_grad=True), twohot_bins()
+    exact = logits.detach().double().requires_grad_()
+    (found,) = torch.autograd.grad(twohot_mean(logits, bins).sin().sum(), logits)
+    mean = (torch.softmax(exact, -1) * bins).sum(-1)
+    factor = twohot_mean(logits.detach(), bins).cos()  # in float32, as a mean of half-billions is known to no better
+    (expected,) = torch.autograd.grad((mean * factor).sum(), exact)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6 * expected.abs().max().item())
+
+
 def test_two_hot_by_hand():
     bins = twohot_bins()
     low, high = bins[130], bins[131]

@@ -401,3 +401,15 @@ def test_a_model_of_images_wants_images_and_one_without_has_none_to_give(replay)
     model = built(replay)
     with pytest.raises(ValueError, match="trained without images"):
         model.decode_image(model.initial(1))
+
+
+def test_a_step_on_prepared_weights_is_the_same_step(replay):
+    model = built(replay)
+    belief, inputs = model.initial(16)._replace(vector=torch.randn(16, 2)), torch.randn(16, 1 + 2 * len(model.context))
+    found = []
+    for prepared in (None, model.rssm.prepared()):
+        torch.manual_seed(1)
+        following = model.imagine_step(belief, inputs, noisy=True, prepared=prepared)
+        found.append(model.imagine_step(following, inputs, noisy=True, prepared=prepared))
+    for expected, same in zip(*found, strict=True):
+        torch.testing.assert_close(same, expected, rtol=1e-5, atol=1e-5)

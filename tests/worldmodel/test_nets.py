@@ -14,6 +14,7 @@ from worldmodel.nets import (
     ImageEncoder,
     Linear,
     RMSNorm,
+    compute_in,
     products,
     products_size,
     truncated_normal_,
@@ -82,6 +83,19 @@ def test_a_head_told_its_first_product_gives_the_same_and_the_same_gradients():
     inputs = (x, *head.parameters())
     grads = (torch.autograd.grad(out.square().sum(), inputs) for out in (told, expected))
     assert all(torch.allclose(*pair, atol=1e-5) for pair in zip(*grads, strict=True))
+
+
+@pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16])
+def test_a_head_that_does_not_learn_passes_back_what_one_that_does_would(compute):
+    head, x = Head(6, 8, 2, 3), torch.randn(2, 4, 6, requires_grad=True)
+    compute_in(compute, head)
+    found = []
+    for learns in (True, False):
+        out = head.requires_grad_(learns)(torch.cat([x[..., :2].detach(), x[..., 2:]], -1), fixed=2)
+        found.append((out, *torch.autograd.grad(out.square().sum(), x)))
+    (expected, of_expected), (out, of_out) = found
+    assert torch.equal(out, expected)
+    torch.testing.assert_close(of_out, of_expected, rtol=1e-5, atol=1e-5 if compute is torch.float32 else 1e-2)
 
 
 def test_linear_begins_without_bias_and_layers_are_linear_norm_silu():
