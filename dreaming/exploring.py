@@ -31,8 +31,8 @@ from worldmodel import checkpoint
 
 WIDTHS = 2.0  # of the logs' ranges, beyond them, that are explored
 THINK_SHARE, SURVEY_SHARE = 0.06, 0.08  # of the phase's time
-DREAMS = 24  # a cell's audit
-MOST_ERROR = 0.5  # of what standing still errs by, for a cell to be borne out
+DREAMS, HORIZON = 24, 32  # of a cell's audit, and control steps of each, however short the dreams that are learnt from
+MOST_ERROR = 0.5  # of what standing still errs by over those steps, for a cell to be borne out
 STARTS = 8  # dreams of a world that is thought about
 SEEDS = AUDIT_SEEDS + 300_000
 
@@ -118,7 +118,7 @@ class Exploring:
         model, held_out = night.trainer.model, night.trainer.held_out
         dreams = rehearse_at_once(
             model, night.dreamer.learner.actor, held_out, night.config.task, scenario, night.nominal,
-            night.control_hz, DREAMS, night.config.dream.horizon, SEEDS + look,
+            night.control_hz, DREAMS, HORIZON, SEEDS + look,
         )  # fmt: skip
         (found,) = night.auditor().audit(dreams, workers, replicas=0).scenarios
         return borne_out(found)

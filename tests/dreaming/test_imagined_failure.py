@@ -4,6 +4,8 @@ import torch
 
 from dreaming.agent import Actor, ActorConfig
 from dreaming.imagined_failure import WINDOW, ImaginedFailure, held_out_starts, near_logs
+from dreaming.rehearsal import rehearse_at_once
+from dreaming.scenario import Scenario
 from dreaming.search import Axis, Space
 from envs.physics import Physics
 from worldmodel.context import ContextSpec
@@ -97,3 +99,29 @@ def test_episodes_that_fit_are_dreamt_whole(model, held_out):
     actor = Actor(ActorConfig(units=16, layers=1), model, "blind")
     steps = lambda horizon: ImaginedFailure(model, actor, held_out, Physics(), 10.0, 8, horizon).starts.step  # noqa: E731
     assert steps(40).eq(0).all() and steps(39).gt(0).any()
+
+
+def test_dreams_rehearsed_at_once_begin_in_the_logs_and_follow_the_scenario(model, held_out):
+    actor = Actor(ActorConfig(units=16, layers=1), model, "blind")
+    slippery = Scenario("slippery", "", {"default": {"floor_friction": (0.6, 0.7)}})
+
+    def rehearsed(seed):
+        return rehearse_at_once(model, actor, held_out, "toy", slippery, Physics(), 10.0, 6, STEPS, seed)
+
+    dreams = rehearsed(1)
+    assert len({dream.physics["floor_friction"] for dream in dreams}) == 6
+    for dream in dreams:
+        np.testing.assert_allclose(dream.observation[0], [0.0, 100 * dream.episode + dream.step])
+        risen = (dream.physics["floor_friction"] - 0.5) / 0.25
+        np.testing.assert_allclose(dream.observation[:, 0], risen * np.arange(STEPS + 1), rtol=1e-4)
+        assert dream.horizon == STEPS and np.abs(dream.action).max() <= 1 and dream.scenario == "slippery"
+        assert dream.trust_horizon is None  # of a model that states none
+    assert [d.step for d in rehearsed(1)] == [d.step for d in dreams] != [d.step for d in rehearsed(2)]
+    assert (rehearsed(1)[3].action == dreams[3].action).all()
+
+
+def test_what_is_usual_follows_the_policy(model, held_out):
+    dreams = failure_of(model, held_out)
+    model.predict_reward = lambda belief: torch.full(belief.vector.shape[:-1], 2.0)
+    dreams.renew()
+    assert dreams.usual == 2 * STEPS
