@@ -111,6 +111,39 @@ def open_loop_plot(
     return _save(figure, path)
 
 
+@dataclass
+class Change:
+    """Error by horizon on one set of logs, of a model before it learnt on and now."""
+
+    title: str
+    before: Sequence[float]
+    now: Sequence[float]
+    persistence: Sequence[float]
+
+
+def before_and_after_plot(path: Path, hz: float, changes: Sequence[Change]) -> Path:
+    """A panel for each set of logs; the file is complete or not there at all."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.6 * max(1, len(changes)), 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    for i, change in enumerate(changes):
+        axes = figure.add_subplot(1, len(changes), i + 1)
+        for curve, style, label in (
+            (change.persistence, {"color": PERSISTENCE, "ls": "--"}, "persistence"),
+            (change.before, {"color": LOG, "ls": ":"}, "before"),
+            (change.now, {"color": MODEL, "lw": 2}, "now"),
+        ):
+            axes.plot([(h + 1) / hz for h in range(len(curve))], curve, label=label, **style)
+        axes.set(xlabel="seconds ahead", ylabel="error, in standard deviations")
+        axes.set_title(change.title if len(change.title) <= 44 else f"...{change.title[-41:]}", loc="left", fontsize=9)
+        axes.set_ylim(bottom=0)
+        _finish(axes)
+        axes.legend(frameon=False, fontsize=8)
+    return _save(figure, path)
+
+
 def _finish(axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, lw=0.6)
