@@ -11,7 +11,7 @@ import yaml
 from told import Told, told
 from toy_logs import named_after_origin, sliding_mass, write_log
 
-from configs import UserError
+from configs import UserError, from_dict, packaged
 from worldmodel.cli import train
 from worldmodel.context import ContextSpec
 from worldmodel.earlier import Earlier, mixed, scaled_as
@@ -22,9 +22,9 @@ from worldmodel.saved import load_model
 from worldmodel.storage import LogReader
 from worldmodel.trainer import Trainer, TrainerConfig
 
-SHORT = ("--size", "debug", "--batch", 4, "--length", 8, "--wandb", "off")
+SHORT = ("--batch", 4, "--length", 8, "--wandb", "off")
 TINY = ModelConfig(rssm=RSSMConfig(deter=32, hidden=16, stoch=4, classes=4, blocks=4), units=16, layers=1)
-QUICK = TrainerConfig(batch=8, length=8, warmup=10, ensemble=0)
+QUICK = TrainerConfig(batch=8, length=5, warmup=10, ensemble=0, transition_steps=1, transition_batch=64)
 NOTHING = ContextSpec((), (), ())
 
 
@@ -37,11 +37,15 @@ def command(capsys):
 
 
 @pytest.fixture
-def old(command, tmp_path):
-    """A run on labelled logs of slippery floors, whose commands reach to 1."""
-    write_log(tmp_path / "old-logs", sliding_mass(8, steps=20))
-    done = command("--data", tmp_path / "old-logs", "--run", tmp_path / "old", "--steps", 20, *SHORT)
-    assert done.code == 0, done.err
+def old(tmp_path):
+    """A run on labelled logs, whose commands reach to 1."""
+    logs = write_log(tmp_path / "old-logs", sliding_mass(8, steps=20))
+    shape = from_dict(ModelConfig, packaged("sizes", "debug"), "debug")
+    trainer = Trainer(logs, shape, TrainerConfig(batch=4, length=8))
+    trainer.steps = 20
+    trainer.save(tmp_path / "old" / "checkpoints")
+    settings = {"task": "toy", "size": "debug", "data": str(logs.folder), "seed": 0}
+    (tmp_path / "old" / "config.yaml").write_text(yaml.safe_dump(settings))
     return tmp_path / "old"
 
 
@@ -87,7 +91,7 @@ def test_rehearsal_keeps_what_was_learnt(tmp_path):
         for name, friction, seed in (("slippery", (0.0, 0.2), 0), ("sticky", (7.0, 9.0), 1))
     }
     first = Trainer(logs["slippery"], TINY, QUICK)
-    for _ in range(120):
+    for _ in range(60):
         first.update()
     first.save(tmp_path / "run")
     before = float(first.evaluate(horizon=5).model[-1])
@@ -96,7 +100,7 @@ def test_rehearsal_keeps_what_was_learnt(tmp_path):
         trainer = Trainer(logs["sticky"], TINY, dataclasses.replace(QUICK, rehearsal=share))
         trainer.start_from(tmp_path / "run", [str(logs["slippery"].folder)])
         assert float(trainer.evaluate_earlier(horizon=5)[str(logs["slippery"].folder)].model[-1]) == before
-        for _ in range(120):
+        for _ in range(60):
             trainer.update()
         errors[share] = float(trainer.evaluate_earlier(horizon=5)[str(logs["slippery"].folder)].model[-1])
     assert errors[0.3] < 0.7 * errors[0.0]
@@ -139,7 +143,7 @@ def test_it_begins_as_the_earlier_model(old, new_logs, tmp_path):
 
 def test_it_tells_what_was_gained_and_what_forgotten(command, old, new_logs, tmp_path):
     run = tmp_path / "tuned"
-    done = command("--init-from", old, "--data", new_logs, "--run", run, "--steps", 10, "--wandb", "off")
+    done = command("--init-from", old, "--data", new_logs, "--run", run, "--steps", 2, *SHORT)
     assert done.code == 0, done.err
     assert f"Beginning as the model of {old}, of step 20; its scales are kept" in done.out
     assert f"Rehearsed, as 30% of every batch: {tmp_path / 'old-logs'}, 7 episodes; 1 held out" in done.out
@@ -151,16 +155,14 @@ def test_it_tells_what_was_gained_and_what_forgotten(command, old, new_logs, tmp
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     (earlier,) = [row for row in rows if row["phase"] == "earlier_logs"]
     assert earlier["before_0"] > 0 and earlier["error_0"] > 0
-    # It goes on, knows what was before, and rehearses still.
-    again = command("--run", run, "--steps", 12, "--wandb", "off")
-    assert again.code == 0 and "Going on from step 10" in again.out and "Rehearsed, as 30%" in again.out
+    # The same command goes on, knows what was before, and rehearses still.
+    again = command("--run", run, "--data", new_logs, "--init-from", old, "--steps", 3, *SHORT)
+    assert again.code == 0 and "Going on from step 2" in again.out and "Rehearsed, as 30%" in again.out
     assert json.loads((run / "plots" / "forgetting.json").read_text())["before"] == kept["before"]
     model, meta = load_model(run / "checkpoints")
-    assert meta["steps"] == 12 and model.context.names == ("floor_friction",) and meta["began_as"] == str(old)
-    once_more = command("--run", run, "--data", new_logs, "--init-from", old, "--steps", 13, "--wandb", "off")
-    assert once_more.code == 0, once_more.err
+    assert meta["steps"] == 3 and model.context.names == ("floor_friction",) and meta["began_as"] == str(old)
     # And so does one that begins as this one.
-    third = command("--init-from", run, "--data", new_logs, "--run", tmp_path / "third", "--steps", 1, "--wandb", "off")
+    third = command("--init-from", run, "--data", new_logs, "--run", tmp_path / "third", "--steps", 1, *SHORT)
     assert third.code == 0 and third.out.count("Rehearsed, as a part") == 2
     settings = yaml.safe_load((tmp_path / "third" / "config.yaml").read_text())
     assert settings["size"] == "debug"
@@ -168,7 +170,7 @@ def test_it_tells_what_was_gained_and_what_forgotten(command, old, new_logs, tmp
 
 def test_without_the_earlier_logs_it_says_so_and_learns_on(command, old, new_logs, tmp_path):
     shutil.rmtree(tmp_path / "old-logs")
-    done = command("--init-from", old, "--data", new_logs, "--run", tmp_path / "tuned", "--steps", 2, "--wandb", "off")
+    done = command("--init-from", old, "--data", new_logs, "--run", tmp_path / "tuned", "--steps", 2, *SHORT)
     assert done.code == 0, done.err
     said = " ".join((done.out + done.err).split())
     assert "earlier logs are not rehearsed" in said and "Rehearsed" not in said
