@@ -130,12 +130,10 @@ def before_and_after_plot(path: Path, hz: float, changes: Sequence[Change]) -> P
     FigureCanvasAgg(figure)
     for i, change in enumerate(changes):
         axes = figure.add_subplot(1, len(changes), i + 1)
-        for curve, style, label in (
-            (change.persistence, {"color": PERSISTENCE, "ls": "--"}, "persistence"),
-            (change.before, {"color": LOG, "ls": ":"}, "before"),
-            (change.now, {"color": MODEL, "lw": 2}, "now"),
-        ):
-            axes.plot([(h + 1) / hz for h in range(len(curve))], curve, label=label, **style)
+        seconds = [(h + 1) / hz for h in range(len(change.now))]
+        axes.plot(seconds, change.persistence, "--", color=PERSISTENCE, label="persistence")
+        axes.plot(seconds, change.before, ":", color=LOG, label="before")
+        axes.plot(seconds, change.now, "-", color=MODEL, lw=2, label="now")
         axes.set(xlabel="seconds ahead", ylabel="error, in standard deviations")
         axes.set_title(change.title if len(change.title) <= 44 else f"...{change.title[-41:]}", loc="left", fontsize=9)
         axes.set_ylim(bottom=0)

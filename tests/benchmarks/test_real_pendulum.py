@@ -9,9 +9,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-from real_pendulum import HORIZONS, WARMUP, Test, Trajectory, first_minutes, logged, markdown, simulated  # noqa: E402
-
-Test.__test__ = False  # pyright: ignore[reportAttributeAccessIssue]
+from real_pendulum import HORIZONS, WARMUP, HeldOut, Trajectory, first_minutes, logged, markdown, simulated  # noqa: E402
 
 
 def spinning(kind: str, steps: int, split: str = "train", speed: float = 2.0) -> Trajectory:
@@ -44,7 +42,7 @@ def test_rollouts_begin_in_logged_states_in_motion():
 
 def test_a_perfect_guess_errs_by_nothing_and_persistence_by_what_it_moved(tmp_path):
     reader = logged(tmp_path, [spinning("a", 200, "test"), spinning("bb", 200, "test", speed=0.0)], bound=2.0)
-    judge = Test(reader, np.array([2.0, 2.0, 1.0, 1.0]), starts=20)
+    judge = HeldOut(reader, np.array([2.0, 2.0, 1.0, 1.0]), starts=20)
     batch, _ = judge.batch()
     assert (batch.vector[:, WARMUP - 1, 2] == 2.0).all()  # what stands still is left out
     assert torch.allclose(batch.vector[:, -1, 0] - batch.vector[:, WARMUP - 1, 0], torch.tensor(0.02 * HORIZONS[-1]))
