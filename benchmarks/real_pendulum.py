@@ -216,7 +216,7 @@ def learnt(folder: Path, logs: Path, seconds: float, seed: int, size: str, start
 # -- judging ---------------------------------------------------------------------------------------------------------
 
 
-class Test:
+class HeldOut:
     """Held-out moments in motion, the same for all that foretell; errors in rad, rad/s, and shares of `std`."""
 
     def __init__(self, reader: LogReader, std: np.ndarray, starts: int) -> None:
@@ -281,11 +281,11 @@ def one_seed(options: Pendulum, every: list[Trajectory], seed: int) -> dict[str,
     rubs = [JointFriction(*one) for one in found["friction"]]
     machine = Machine(urdf, DT_S, rubs, inertia_about="joint")
 
-    real = Test(logged(out / "logs" / "test", tests, bound), std, options.starts)
+    real = HeldOut(logged(out / "logs" / "test", tests, bound), std, options.starts)
     rollouts = simulated(machine, few, options.simulated, seed)
     sim = logged(out / "logs" / "simulator", rollouts, bound).folder
     unseen = [one for one in rollouts if one.split == "test"]
-    old = Test(logged(out / "logs" / "simulator-test", unseen, bound), std, options.starts)
+    old = HeldOut(logged(out / "logs" / "simulator-test", unseen, bound), std, options.starts)
 
     def note(where: str, name: str, make) -> None:
         if name not in found[where]:

@@ -17,12 +17,16 @@ class TrainWorldModel:
 
     Example: train-world-model --data logs/ --run runs/mine
     Logs never seen before: train-world-model --data logs/ --describe > mine.yaml
+    A short burst of real logs: train-world-model --init-from runs/simulated --data real/ --run runs/real
     """
 
     run: Path | None = None
     """Run folder, new or to go on with."""
     data: Path | None = None
     """Logs: a folder that record-rollouts wrote, or files of another format. Needed for a new run only."""
+    init_from: Path | None = None
+    """Begin a new run as the world model of this one, and do not forget: its logs are rehearsed, as far as they are
+    found, and the error on them is told before and after."""
     describe: bool = False
     """Instead of training: say what --data holds, draft a mapping for it, and what it can and cannot teach."""
     formats: bool = False

@@ -16,9 +16,11 @@ import numpy as np
 import torch
 
 from configs import UserError, load_yaml
+from worldmodel import checkpoint
 from worldmodel.checkpoint import write_atomically
 from worldmodel.log_format import INDEX, ROWS, SCHEMA
 from worldmodel.replay import Batch, Replay
+from worldmodel.saved import NAME
 from worldmodel.storage import LogReader
 
 
@@ -34,12 +36,6 @@ class Earlier:
         return self.replay.reader.folder
 
 
-def logs_of(run: Path) -> Path:
-    """The folder of a run's logs, whether they are still there or not."""
-    settings = load_yaml(run / "config.yaml") if (run / "config.yaml").exists() else {}
-    return Path(settings.get("data") or run / "episodes").resolve()
-
-
 def found(folders: Sequence[str | Path]) -> tuple[list[LogReader], list[str]]:
     """Those that can be opened, and a line on each that cannot."""
     readers, missing = [], []
@@ -51,29 +47,69 @@ def found(folders: Sequence[str | Path]) -> tuple[list[LogReader], list[str]]:
     return readers, missing
 
 
-def check_fit(run: Path, meta: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
-    """Raises:
-    UserError: the model of `run` means other observations, actions, clock or task than logs of this schema hold.
-    """
-    vector = schema["observation"]["vector"]
-    channels, actions = vector["shape"][0], schema["action"]["names"]
-    image = "image" in schema["observation"]
-    spaces, action = meta["spaces"], meta.get("action") or {}
-    checks = [
-        ("task", meta["task"], schema["task"]),
-        ("number of observed channels", spaces["vector"], channels),
-        ("observation", meta.get("observation_names"), vector.get("names")),
-        ("number of actions", spaces["action"], len(actions)),
-        ("action", action.get("names", actions), actions),
-        ("camera", "an image" if spaces["image"] else "no image", "an image" if image else "no image"),
-        ("control rate in Hz", meta.get("control_hz"), schema["control_hz"]),
-    ]
-    for what, theirs, ours in checks:
-        if theirs is not None and ours is not None and theirs != ours:
+@dataclass(frozen=True)
+class Origin:
+    """An earlier run, whose model a new one begins as."""
+
+    run: Path
+    meta: dict[str, Any]
+    steps: int
+    size: str
+
+    @classmethod
+    def of(cls, run: Path) -> "Origin":
+        if not checkpoint.exists(run / "checkpoints", NAME):
+            raise UserError(f"--init-from {run}: no world model is in it; give the folder of a run that trained one")
+        _, meta, steps = checkpoint.load(run / "checkpoints", NAME)
+        settings = load_yaml(run / "config.yaml")
+        return cls(run.resolve(), meta, steps, settings["size"])
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.run / "checkpoints"
+
+    @property
+    def logs(self) -> Path:
+        """The folder of what it learnt from, whether that is still there or not."""
+        return Path(load_yaml(self.run / "config.yaml").get("data") or self.run / "episodes").resolve()
+
+    def action(self) -> Mapping[str, Any]:
+        """Names and bounds of the commands as its network knows them."""
+        if action := self.meta.get("action"):
+            return action
+        try:
+            return LogReader(self.logs).schema["action"]  # models of 0.1 do not tell it
+        except UserError as error:
             raise UserError(
-                f"--init-from {run}: its model's {what} is {_told(theirs)}, that of these logs {_told(ours)}; give "
-                "logs of the same machine under the same mapping, or train without --init-from"
-            )
+                f"--init-from {self.run}: how its commands were scaled is known from its logs alone, and {error}"
+            ) from None
+
+    def check(self, schema: Mapping[str, Any]) -> None:
+        """Raises:
+        UserError: its model means other observations, actions, clock or task than logs of this schema hold.
+        """
+        vector, actions = schema["observation"]["vector"], schema["action"]["names"]
+        meta, image = self.meta, "image" in schema["observation"]
+        checks = [
+            ("number of observed channels", meta["spaces"]["vector"], vector["shape"][0]),
+            ("observation", meta.get("observation_names"), vector.get("names")),
+            ("action", self.action()["names"], actions),
+            ("camera", "one image" if meta["spaces"]["image"] else "no image", "one image" if image else "no image"),
+            ("control rate in Hz", meta.get("control_hz"), schema["control_hz"]),
+            ("task", meta["task"], schema["task"]),
+        ]
+        for what, theirs, ours in checks:
+            if theirs is not None and ours is not None and theirs != ours:
+                raise UserError(
+                    f"--init-from {self.run}: its model's {what} is {_told(theirs)}, that of these logs {_told(ours)}; "
+                    "give logs of the same machine, mapped alike, or train without --init-from"
+                )
+
+    def unlike(self, reader: LogReader) -> list[str]:
+        """What these logs label that the model cannot be told, one line each."""
+        known = set(self.meta["context"]["names"])
+        own = sorted({name for record in reader.episodes for name in record["physics"]} - known)
+        return [f"{name} is labelled in these logs, but the model began without it and is not told" for name in own]
 
 
 def _told(value: Any) -> str:

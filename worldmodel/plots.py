@@ -111,6 +111,37 @@ def open_loop_plot(
     return _save(figure, path)
 
 
+@dataclass
+class Change:
+    """Error by horizon on one set of logs, of a model before it learnt on and now."""
+
+    title: str
+    before: Sequence[float]
+    now: Sequence[float]
+    persistence: Sequence[float]
+
+
+def before_and_after_plot(path: Path, hz: float, changes: Sequence[Change]) -> Path:
+    """A panel for each set of logs; the file is complete or not there at all."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.6 * max(1, len(changes)), 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    for i, change in enumerate(changes):
+        axes = figure.add_subplot(1, len(changes), i + 1)
+        seconds = [(h + 1) / hz for h in range(len(change.now))]
+        axes.plot(seconds, change.persistence, "--", color=PERSISTENCE, label="persistence")
+        axes.plot(seconds, change.before, ":", color=LOG, label="before")
+        axes.plot(seconds, change.now, "-", color=MODEL, lw=2, label="now")
+        axes.set(xlabel="seconds ahead", ylabel="error, in standard deviations")
+        axes.set_title(change.title if len(change.title) <= 44 else f"...{change.title[-41:]}", loc="left", fontsize=9)
+        axes.set_ylim(bottom=0)
+        _finish(axes)
+        axes.legend(frameon=False, fontsize=8)
+    return _save(figure, path)
+
+
 def _finish(axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, lw=0.6)

@@ -14,11 +14,12 @@ import numpy as np
 import yaml
 
 from configs import UserError, from_dict, load_yaml, packaged, to_dict
-from worldmodel import checkpoint, results
+from worldmodel import checkpoint, forgetting, results
 from worldmodel.cli import TrainWorldModel
 from worldmodel.console import Screen, clock
 from worldmodel.device import choose_device
 from worldmodel.diagnosis import UPDATES, Finding
+from worldmodel.earlier import Origin, scaled_as
 from worldmodel.estimate import FactorJudged, Series, by_step, guesses
 from worldmodel.evaluation import OpenLoop
 from worldmodel.log_format import SCHEMA
@@ -56,8 +57,12 @@ def train_world_model(options: TrainWorldModel) -> None:
     prepare_cpu()
     folder = _run_of(options)
     before = _settings_of(folder)
-    size_name = options.size or before.get("size", "laptop")
-    if before and size_name != before["size"] and checkpoint.exists(folder / "checkpoints", NAME):
+    goes_on = checkpoint.exists(folder / "checkpoints", NAME)
+    origin = _origin(options, folder, before, goes_on)
+    size_name = options.size or before.get("size") or (origin.size if origin else "laptop")
+    if origin and size_name != origin.size:
+        raise UserError(f"--init-from {origin.run} is of size {origin.size}; leave --size out")
+    if before and size_name != before["size"] and goes_on:
         raise UserError(f"{folder} holds a model of size {before['size']}; leave --size out, or give a new --run")
     size = from_dict(ModelConfig, packaged("sizes", size_name), f"size {size_name}")
     seed = options.seed if options.seed is not None else int(before.get("seed", 0))
@@ -66,19 +71,47 @@ def train_world_model(options: TrainWorldModel) -> None:
     with Screen("learning the world model") as screen:
         reader = _open_logs(options, folder, before, screen)
         task = reader.schema["task"]
+        if origin:
+            origin.check(reader.schema)
+            reader = scaled_as(reader, origin.action(), folder / "episodes")
         if before and before["task"] != task:
             raise UserError(f"{folder} is a run of {before['task']}, these logs are of {task}; give a new --run")
         trainer = Trainer(reader, size, config, seed, device)
         threads_for(trainer.model)
-        goes_on = checkpoint.exists(folder / "checkpoints", NAME)
         if goes_on:
             trainer.restore(folder / "checkpoints")
+        elif origin:
+            trainer.start_from(origin.checkpoints, [str(origin.logs)], str(origin.run))
         own = reader.folder.resolve() == (folder / "episodes").resolve()
         settings = Settings(task, seed, size_name, "" if own else str(reader.folder.resolve()), config)
         text = yaml.safe_dump({**before, **to_dict(settings)}, sort_keys=False)
         checkpoint.write_atomically(folder / "config.yaml", text.encode())
         _introduce(screen, trainer, folder if goes_on else None, size_name)
+        if origin:
+            trainer.save(folder / "checkpoints")  # from here on the run is its own
+            screen.say(f"Beginning as the model of {origin.run}, of step {origin.steps:,}; its scales are kept")
+            for line in origin.unlike(reader):
+                screen.note(line)
         Session(options, folder, settings, trainer, screen).run()
+
+
+def _origin(options: TrainWorldModel, folder: Path, before: dict[str, Any], goes_on: bool) -> Origin | None:
+    """What a new run begins as; None for one that begins afresh or goes on."""
+    if options.init_from is None:
+        return None
+    if options.init_from.resolve() == folder.resolve():
+        raise UserError(
+            "--init-from and --run are the same folder; give a new --run, or leave --init-from out to go on"
+        )
+    if goes_on:
+        began_as = checkpoint.load(folder / "checkpoints", NAME)[1].get("began_as")
+        if began_as != str(options.init_from.resolve()):
+            told = f"began as the model of {began_as}" if began_as else "did not begin as another's"
+            raise UserError(f"{folder} holds a model already, which {told}; leave --init-from out, or give a new --run")
+        return None
+    if options.data is None and not before:
+        raise UserError("--init-from needs --data: the logs that its model is to learn from now")
+    return Origin.of(options.init_from)
 
 
 def _run_of(options: TrainWorldModel) -> Path:
@@ -126,7 +159,12 @@ def _open_logs(options: TrainWorldModel, folder: Path, before: dict[str, Any], s
     logs = as_log_folder(options.data, folder / "episodes", options.mapping, options.reward)
     if logs != options.data:
         screen.say(f"Imported {options.data} to {logs}")
-    return LogReader(logs)
+    reader = LogReader(logs)
+    if checkpoint.exists(folder / "checkpoints", NAME):
+        meta = checkpoint.load(folder / "checkpoints", NAME)[1]
+        if meta.get("began_as"):  # under the bounds of the run that it began as
+            return scaled_as(reader, meta["action"], folder / "episodes")
+    return reader
 
 
 def _introduce(screen: Screen, trainer: Trainer, goes_on: Path | None, size: str) -> None:
@@ -145,6 +183,12 @@ def _introduce(screen: Screen, trainer: Trainer, goes_on: Path | None, size: str
     screen.say(f"Model: size {size}, {parameters:,} parameters, on {trainer.device}")
     if goes_on:
         screen.say(f"Going on from step {trainer.steps:,} of {goes_on}")
+    for one in trainer.earlier:
+        share = f"{trainer.config.rehearsal:.0%}" if len(trainer.earlier) == 1 else "a part"
+        screen.say(
+            f"Rehearsed, as {share} of every batch: {one.folder}, {len(one.replay.episodes)} episodes; "
+            f"{len(one.held_out.episodes)} held out tell what is forgotten"
+        )
     report = readiness(reader, trainer.replay.episodes.tolist())
     for line in report.facts[1:]:  # the first, the amount, stands above
         screen.say(f"  {line}")
@@ -165,6 +209,7 @@ class Session:
         self.first_step, self.begun = trainer.steps, time.monotonic()
         self.stopped_by, self.told = "", 0
         self.tracker = self._tracker(settings)
+        self.before = forgetting.Before.of(folder / "plots", trainer)
 
     def _tracker(self, settings: Settings) -> Tracker:
         """The W&B run's id is kept, so that its curves go on where the run goes on."""
@@ -226,7 +271,19 @@ class Session:
         self._log("held_out", results.scalars(result))
         plot = results.save_plot(self.folder / "plots", self.trainer.reader.schema, result, self.trainer.steps)
         self.tracker.log_figure("held_out/open_loop", plot, self.trainer.steps)
+        self._look_back(result, starts)
         return result
+
+    def _look_back(self, result: OpenLoop, starts: int) -> None:
+        """At the logs that the model learnt from in earlier runs: what it has forgotten."""
+        if self.before is None:
+            return
+        now = self.trainer.evaluate_earlier(starts=starts)
+        for line in self.before.lines(result, now):
+            self.screen.say(f"    {line}")
+        self._log("earlier_logs", self.before.scalars(now))
+        plot = self.before.save(self.folder / "plots", result, now, self.trainer.steps)
+        self.tracker.log_figure("earlier_logs/forgetting", plot, self.trainer.steps)
 
     def _audit(self, result: OpenLoop) -> None:
         """Do held-out recordings stay within what rollouts state? To the screen, the plot, the metrics and W&B."""
@@ -286,6 +343,8 @@ class Session:
         if judged:
             say(f"  {folder}/plots/estimate.png     physics as made out from history, beside its labels")
         say(f"  {folder}/results.json            the final figures")
+        if self.before:
+            say(f"  {folder}/plots/forgetting.png   errors before and after, on these logs and on the earlier ones")
         say(f"  {folder}/metrics.jsonl          every figure by step")
         say(f"  {folder}/checkpoints/           the model")
         say("Next:")

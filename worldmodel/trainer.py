@@ -99,6 +99,7 @@ class Trainer:
         context = ContextSpec.from_logs(physics, np.asarray(reader.rows["push"]), image)
         self._episodes = train, held_out
         self._spaces = Spaces(reader.rows["vector"].shape[1], reader.rows["action"].shape[1], image)
+        self.began_as: str | None = None  # the earlier run whose model it began as
         self.earlier_logs: list[str] = []  # folders of the logs that the model learnt from in earlier runs
         self.earlier: list[Earlier] = []  # those of them that were found
         self.model = WorldModel(model_config, self._spaces, context)
@@ -130,18 +131,20 @@ class Trainer:
             Replay(reader, context, held_out, device=device),
         )
 
-    def start_from(self, folder: Path, logs: list[str]) -> None:
+    def start_from(self, folder: Path, logs: list[str], run: str = "") -> None:
         """Begin as the model of an earlier run: its weights, its scales, its context; the optimisers start afresh.
 
         Args:
             folder: of its checkpoints.
             logs: folders of what it learnt from, to be rehearsed.
+            run: what the checkpoints tell of where it began; default `folder`.
 
         Raises:
             UserError: it is of another shape.
         """
         state, meta, _ = checkpoint.load(folder, NAME)
         theirs = self._check(meta, folder, ("spaces", "model"))
+        self.began_as = run or str(folder)
         self._become(theirs, [*meta.get("earlier_logs", []), *logs])
         judged = meta.get("ensemble", 0) == self.config.ensemble
         self.model.load_state_dict(state["model"] if judged else self._with_own_ensemble(state["model"]))
@@ -271,9 +274,9 @@ class Trainer:
             self.trouble.append(note)
         return result
 
-    def evaluate_earlier(self, horizon: int = 50, starts: int = 64) -> list[OpenLoop]:
-        """The error on held-out episodes of each of the `earlier` logs: what has been forgotten of them."""
-        return [open_loop(self.model, one.held_out, horizon, starts) for one in self.earlier]
+    def evaluate_earlier(self, horizon: int = 50, starts: int = 64) -> dict[str, OpenLoop]:
+        """By folder, the error on held-out episodes of the earlier logs: what has been forgotten of them."""
+        return {str(one.folder): open_loop(self.model, one.held_out, horizon, starts) for one in self.earlier}
 
     def audit(self) -> Audit | None:
         """None where there are too few recordings, or nothing that judges the model."""
@@ -310,6 +313,7 @@ class Trainer:
             "control_hz": self.reader.schema.get("control_hz"),
             "observation_names": self.reader.schema["observation"]["vector"].get("names"),
             "action": self.reader.schema["action"],
+            "began_as": self.began_as,
             "earlier_logs": self.earlier_logs,
         }
 
@@ -334,9 +338,9 @@ class Trainer:
         """
         state, meta, steps = checkpoint.load(folder, NAME)
         # A model that began as an earlier run's has the context of that run.
-        began_elsewhere = bool(meta.get("earlier_logs"))
-        theirs = self._check(meta, folder, ("task", "spaces", "model", *(() if began_elsewhere else ("physics",))))
-        if began_elsewhere:
+        self.began_as = meta.get("began_as")
+        theirs = self._check(meta, folder, ("task", "spaces", "model", *(() if self.began_as else ("physics",))))
+        if self.began_as:
             self._become(theirs, meta["earlier_logs"])
         elif theirs != self.model.context:
             self._take(theirs)
