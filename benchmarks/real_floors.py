@@ -120,19 +120,23 @@ def one_part(options: RealFloors, logs: Logs, seed: int, ice: int) -> None:
             replay = Replay(reader, context, chosen)
             return replay, replay.whole(range(len(chosen)), WINDOW)
 
+        def cases(batch: Batch, foreteller=foreteller, arm=arm) -> tuple[dict[str, Batch], dict[str, list[float]]]:
+            if isinstance(foreteller, Imagining) and arm == "ours":
+                return conditions(foreteller, batch, hidden, given[0] if given else None)
+            return {arm: batch}, {}
+
         _, batch = windows(lambda info: info["split"] == "test")
-        cases, values = {arm: batch}, {}
-        if arm == "ours" and isinstance(foreteller, Imagining):
-            cases, values = conditions(foreteller, batch, hidden, given[0] if given else None)
-        foretold = {name: foreteller.foretell(case) for name, case in cases.items()}
+        told_as, values = cases(batch)
+        foretold = {name: foreteller.foretell(case) for name, case in told_as.items()}
         vectors = {name: one.vector for name, one in foretold.items()}
         if ice:
             replay, usual = windows(lambda info: info["split"] == "train")
             _, few = windows(lambda info: info["split"] == "train" and info["floor"] == RARE)
-            few = replace(few, labelled=torch.zeros_like(few.labelled))  # as it was foretold without
-            correction = Correction(foreteller.foretell(few), few, usual, replay.statistics())
-            values["ridge"] = [correction.ridge]
-            vectors[f"{arm} corrected"] = correction(next(iter(foretold.values())), batch)
+            few = replace(few, labelled=torch.zeros_like(few.labelled))  # told of as little as what is judged
+            for name, case in cases(few)[0].items():
+                correction = Correction(foreteller.foretell(case), few, usual, replay.statistics())
+                values[f"{name} ridge"] = [correction.ridge]
+                vectors[f"{name} corrected"] = correction(foretold[name], batch)
         errors = {name: errors_of(vector, batch) for name, vector in vectors.items()}
         found = {"updates": updates, "values": values, "errors": errors, "sessions": hidden_values(hidden)}
         write_atomically(folder / f"{arm}.json", json.dumps(found).encode())

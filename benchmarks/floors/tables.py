@@ -12,8 +12,8 @@ import numpy as np
 from dreaming.statistics import interquartile_mean, stratified_bootstrap
 
 RIVALS = ("persistence", "linear", "lstm", "dreamer")
-OURS = ("unknown", "motion", "likelihood", "head", "given", "ours corrected")
-CORRECTED = tuple(f"{name} corrected" for name in RIVALS)
+OURS = ("unknown", "motion", "likelihood", "head", "given")
+CORRECTED = tuple(f"{name} corrected" for name in (*RIVALS, *OURS))
 AHEAD_S = ("0.25 s", "0.5 s", "1 s")
 Errors = dict[int, dict[str, list[np.ndarray]]]  # by ice and arm: one (N, horizons, channels) a seed
 
