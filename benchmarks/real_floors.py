@@ -48,12 +48,12 @@ class RealFloors:
 
     data: Path = Path("../shared/data/warthog_floors/warthog_floors.npz")
     out: Path = Path("runs/floors")
-    ice: tuple[int, ...] = (0, 4, 1, 14)
+    ice: tuple[int, ...] = (4, 0, 14, 1)
     seeds: int = 3
     first_seed: int = 0
-    seconds: float = 60.0
+    seconds: float = 40.0
     """Of processor time to learn, for each model."""
-    open_loop: int = 0
+    open_loop: int = 20
     """Rows that our model learns to foretell unseen (TrainerConfig)."""
     judge: Literal["test", "val"] = "test"
     """Which ice episodes are foretold; choices are made on val."""
