@@ -42,7 +42,7 @@ from worldmodel.storage import LogReader
 
 CHANNELS = 3  # that are judged, the first of the logs
 HORIZONS = (5, 10, 20)  # rows ahead
-LEARNS = ("lstm", "dreamer", "ours")
+LEARNS: tuple[Name, ...] = ("lstm", "dreamer", "ours")
 Cases = Callable[[Imagining, Batch], tuple[dict[str, Batch], dict[str, list[float]]]]
 SETTING = ("data", "seconds", "open_loop", "judge")
 
@@ -103,7 +103,7 @@ def hidden_factor(logs: Logs, train: np.ndarray) -> HiddenFactors:
 def one_part(options: RealFloors, logs: Logs, seed: int, ice: int) -> None:
     """All arms on one draw of ice episodes; each arm's errors go to a file."""
     folder = options.out / f"seed-{seed}" / f"ice-{ice}"
-    missing = [arm for arm in options.arms if not (folder / f"{arm}.json").exists()]
+    missing: list[Name] = [arm for arm in options.arms if not (folder / f"{arm}.json").exists()]
     if not missing:
         return
     train = logs.training(ice, seed)

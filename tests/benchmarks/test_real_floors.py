@@ -40,10 +40,14 @@ def robot(episodes: int = 8, channels: int = 3, noise: float = 0.02) -> dict[str
     return {**arrays, **names, "context": floor, "session": floor, "split": split}
 
 
+def save(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    np.savez(path, **arrays)  # pyright: ignore[reportArgumentType]
+
+
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("robot") / "robot.npz"
-    np.savez(path, **robot())
+    save(path, robot())
     return path
 
 
@@ -75,7 +79,7 @@ def test_nothing_reaches_over_a_join(tmp_path):
     arrays = robot(4)
     steps = np.arange(3 * WINDOW)
     arrays["obs"][:] = (1000 * np.arange(len(arrays["obs"]))[:, None] + steps)[..., None]  # which says where it is from
-    np.savez(tmp_path / "numbered.npz", **arrays)
+    save(tmp_path / "numbered.npz", arrays)
     logs = Logs.load(tmp_path / "numbered.npz")
     reader = logs.write(tmp_path / "logs", logs.training(1, 0), [3], lambda _: {})
     replay = make("ours", reader, reader, 0, 0).trainer.replay  # pyright: ignore[reportAttributeAccessIssue]
@@ -159,7 +163,7 @@ def test_what_is_told_is_what_the_training_logs_were_told(readers):
 
 def test_a_line_foretells_a_machine_that_is_one(tmp_path):
     path = tmp_path / "robot.npz"
-    np.savez(path, **(robot(8, noise=0.0) | {"context": np.repeat("grass", 32), "session": np.repeat("grass", 32)}))
+    save(path, robot(8, noise=0.0) | {"context": np.repeat("grass", 32), "session": np.repeat("grass", 32)})
     logs = Logs.load(path)
     # Of one floor alone, whose commands and speeds make the next speeds by a line.
     same = np.arange(8)
