@@ -74,4 +74,4 @@ class LSTM(Recurrent):
 
     def sample(self, rows: int, length: int) -> Batch:
         length = int(self.replay.length.max()) + 1
-        return self.replay.whole(self.rng.integers(0, len(self.replay.episodes), rows), length)
+        return self.replay.whole(self.rng.integers(0, len(self.replay.episodes), rows).tolist(), length)
