@@ -16,7 +16,9 @@ so an interrupted run goes on.
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -24,7 +26,7 @@ import numpy as np
 import torch
 import tyro
 import yaml
-from floors.arms import FLOOR, Imagining, Name, by_head, by_likelihood, first_second, make, telling
+from floors.arms import FLOOR, Foreteller, Imagining, Name, by_head, by_likelihood, first_second, make, telling
 from floors.correction import Correction
 from floors.tables import markdown
 from floors.windows import RARE, WINDOW, Logs
@@ -36,9 +38,12 @@ from worldmodel.context import ContextSpec
 from worldmodel.hidden import HiddenFactors
 from worldmodel.replay import Batch, Replay
 from worldmodel.speed import prepare_cpu
+from worldmodel.storage import LogReader
 
 CHANNELS = 3  # that are judged, the first of the logs
 HORIZONS = (5, 10, 20)  # rows ahead
+LEARNS: tuple[Name, ...] = ("lstm", "dreamer", "ours")
+Cases = Callable[[Imagining, Batch], tuple[dict[str, Batch], dict[str, list[float]]]]
 SETTING = ("data", "seconds", "open_loop", "judge")
 
 
@@ -48,12 +53,12 @@ class RealFloors:
 
     data: Path = Path("../shared/data/warthog_floors/warthog_floors.npz")
     out: Path = Path("runs/floors")
-    ice: tuple[int, ...] = (0, 4, 1, 14)
+    ice: tuple[int, ...] = (4, 0, 14, 1)
     seeds: int = 3
     first_seed: int = 0
-    seconds: float = 60.0
+    seconds: float = 40.0
     """Of processor time to learn, for each model."""
-    open_loop: int = 0
+    open_loop: int = 20
     """Rows that our model learns to foretell unseen (TrainerConfig)."""
     judge: Literal["test", "val"] = "test"
     """Which ice episodes are foretold; choices are made on val."""
@@ -98,7 +103,7 @@ def hidden_factor(logs: Logs, train: np.ndarray) -> HiddenFactors:
 def one_part(options: RealFloors, logs: Logs, seed: int, ice: int) -> None:
     """All arms on one draw of ice episodes; each arm's errors go to a file."""
     folder = options.out / f"seed-{seed}" / f"ice-{ice}"
-    missing = [arm for arm in options.arms if not (folder / f"{arm}.json").exists()]
+    missing: list[Name] = [arm for arm in options.arms if not (folder / f"{arm}.json").exists()]
     if not missing:
         return
     train = logs.training(ice, seed)
@@ -107,36 +112,47 @@ def one_part(options: RealFloors, logs: Logs, seed: int, ice: int) -> None:
     floor = {e: float(hidden.values[str(logs.session[e])][0]) for e in train}
     untold = logs.write(folder / "untold", train, judged, lambda _: {})
     told = logs.write(folder / "told", train, judged, lambda e: {FLOOR: floor[e]} if e in floor else {})
-    given = [value for e, value in floor.items() if logs.floor[e] == RARE]
+    given = next((value for e, value in floor.items() if logs.floor[e] == RARE), None)
     for arm in missing:
         torch.manual_seed(seed)
         foreteller = make(arm, untold, told, seed, options.open_loop)
-        updates = learn(foreteller.update, options.seconds) if arm in ("lstm", "dreamer", "ours") else 0
-        context = foreteller.model.context if isinstance(foreteller, Imagining) else ContextSpec((), (), ())
-        reader = told if arm == "ours" else untold
-
-        def windows(which, reader=reader, context=context) -> tuple[Replay, Batch]:
-            chosen = [i for i, e in enumerate(reader.episodes) if which(e["info"])]
-            replay = Replay(reader, context, chosen)
-            return replay, replay.whole(range(len(chosen)), WINDOW)
-
-        _, batch = windows(lambda info: info["split"] == "test")
-        cases, values = {arm: batch}, {}
-        if arm == "ours" and isinstance(foreteller, Imagining):
-            cases, values = conditions(foreteller, batch, hidden, given[0] if given else None)
-        foretold = {name: foreteller.foretell(case) for name, case in cases.items()}
-        vectors = {name: one.vector for name, one in foretold.items()}
-        if ice:
-            replay, usual = windows(lambda info: info["split"] == "train")
-            _, few = windows(lambda info: info["split"] == "train" and info["floor"] == RARE)
-            few = replace(few, labelled=torch.zeros_like(few.labelled))  # as it was foretold without
-            correction = Correction(foreteller.foretell(few), few, usual, replay.statistics())
-            values["ridge"] = [correction.ridge]
-            vectors[f"{arm} corrected"] = correction(next(iter(foretold.values())), batch)
-        errors = {name: errors_of(vector, batch) for name, vector in vectors.items()}
+        updates = learn(foreteller.update, options.seconds) if arm in LEARNS else 0
+        cases = partial(conditions, hidden=hidden, given=given) if arm == "ours" else None
+        errors, values = judge(arm, foreteller, told if arm == "ours" else untold, cases)
         found = {"updates": updates, "values": values, "errors": errors, "sessions": hidden_values(hidden)}
         write_atomically(folder / f"{arm}.json", json.dumps(found).encode())
         print(f"seed {seed}, {ice} of ice: {arm} done, {updates} updates", flush=True)
+
+
+def judge(arm: Name, foreteller: Foreteller, reader: LogReader, cases: Cases | None) -> tuple[dict, dict]:
+    """Errors by condition, without and with the correction that the added ice gave; and the values told."""
+    context = foreteller.model.context if isinstance(foreteller, Imagining) else ContextSpec((), (), ())
+
+    infos = [e["info"] for e in reader.episodes]
+
+    def windows(split: str, *floors: str) -> tuple[Replay, Batch]:
+        chosen = [i for i, e in enumerate(infos) if e["split"] == split and (not floors or e["floor"] in floors)]
+        replay = Replay(reader, context, chosen)
+        return replay, replay.whole(range(len(chosen)), WINDOW)
+
+    def told_as(batch: Batch) -> tuple[dict[str, Batch], dict[str, list[float]]]:
+        if cases is None or not isinstance(foreteller, Imagining):
+            return {arm: batch}, {}
+        return cases(foreteller, batch)
+
+    _, batch = windows("test")
+    here, values = told_as(batch)
+    foretold = {name: foreteller.foretell(case) for name, case in here.items()}
+    vectors = {name: one.vector for name, one in foretold.items()}
+    if any(e["split"] == "train" and e["floor"] == RARE for e in infos):
+        replay, usual = windows("train")
+        _, few = windows("train", RARE)
+        few = replace(few, labelled=torch.zeros_like(few.labelled))  # told of as little as what is judged
+        for name, case in told_as(few)[0].items():
+            correction = Correction(foreteller.foretell(case), few, usual, replay.statistics())
+            values[f"{name} ridge"] = [correction.ridge]
+            vectors[f"{name} corrected"] = correction(foretold[name], batch)
+    return {name: errors_of(vector, batch) for name, vector in vectors.items()}, values
 
 
 def hidden_values(hidden: HiddenFactors) -> dict[str, float]:

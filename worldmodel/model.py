@@ -202,11 +202,10 @@ class WorldModel(nn.Module):
                 return symexp(out), torch.zeros_like(out)
             mean, log_std = out.chunk(2, -1)
             return mean, self.floored(log_std)
-        change, log_std = (self.is_told(inputs) * part for part in self.transition(before, inputs))
+        with torch.set_grad_enabled(torch.is_grad_enabled() and dreaming):
+            change, log_std = (self.is_told(inputs) * part for part in self.transition(before, inputs))
         with torch.set_grad_enabled(torch.is_grad_enabled() and not dreaming):
             more, wider = self.decoder(torch.cat([latent.deter, before.clamp(-8, 8), inputs], -1)).chunk(2, -1)
-        if not dreaming:
-            change, log_std = change.detach(), log_std.detach()
         return before + self.step_std * (change + more), self.floored(log_std + wider)
 
     def is_told(self, inputs: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Who foretells: the rivals, which know of no floor, and this project's world model, which may be told of one."""
 
 from dataclasses import replace
+from functools import cached_property
 from typing import Literal, Protocol
 
 import numpy as np
@@ -22,7 +23,14 @@ from worldmodel.trainer import Trainer, TrainerConfig
 FLOOR = "floor"  # the hidden factor's name in an episode's physics
 SIZE = ModelConfig(RSSMConfig(deter=128, hidden=32, stoch=8, classes=8), units=64, layers=2, carry_noise=0.3)
 LEARNING = TrainerConfig(
-    length=WINDOW, warmup=20, decay_from=0.5, transition_steps=4, transition_batch=128, transition_ahead=12, ensemble=0
+    batch=64,
+    length=WINDOW,
+    warmup=20,
+    decay_from=0.5,
+    transition_steps=4,
+    transition_batch=128,
+    transition_ahead=12,
+    ensemble=0,
 )
 DRAWS = 8  # rollouts whose mean is foretold
 GRID = torch.linspace(-4, 4, 17)  # of the hidden factor's values
@@ -35,12 +43,22 @@ class Foreteller(Protocol):
 
 
 class Windows(Replay):
-    """Sequences are whole windows; only single transitions begin anywhere."""
+    """Sequences are whole windows, and single transitions lie in one.
+
+    Sessions of which there is little come more often than it: a window's weight is 1 over the root of how many its
+    session has.
+    """
 
     def sample(self, batch: int, length: int, rng: np.random.Generator, plain: bool = False) -> Batch:
-        if plain:
-            return super().sample(batch, length, rng, plain)
-        return self.whole(rng.integers(0, len(self.episodes), batch), length)
+        at = self.offset[rng.choice(len(self.episodes), batch, p=self._weights)]
+        return self.gather((at + rng.integers(0, WINDOW + 1 - length, batch))[:, None] + np.arange(length))
+
+    @cached_property
+    def _weights(self) -> np.ndarray:
+        sessions = [self.reader.episodes[i]["info"]["session"] for i in self.episodes]
+        _, which, count = np.unique(sessions, return_inverse=True, return_counts=True)
+        weights = 1 / np.sqrt(count[which])
+        return weights / weights.sum()
 
 
 class OnWindows(Trainer):

@@ -15,7 +15,8 @@ BACK = (0, 1, 2, 5, 10, 19)  # rows before the last seen that a line takes note 
 
 
 def scaled(batch: Batch, statistics: Statistics) -> Tensor:
-    return (batch.vector - statistics.mean) / statistics.std
+    mean, std = torch.from_numpy(statistics.mean), torch.from_numpy(statistics.std)
+    return (batch.vector - mean) / std
 
 
 def seen(batch: Batch, statistics: Statistics, ahead: int) -> np.ndarray:
@@ -73,4 +74,4 @@ class LSTM(Recurrent):
 
     def sample(self, rows: int, length: int) -> Batch:
         length = int(self.replay.length.max()) + 1
-        return self.replay.whole(self.rng.integers(0, len(self.replay.episodes), rows), length)
+        return self.replay.whole(self.rng.integers(0, len(self.replay.episodes), rows).tolist(), length)

@@ -12,8 +12,8 @@ import numpy as np
 from dreaming.statistics import interquartile_mean, stratified_bootstrap
 
 RIVALS = ("persistence", "linear", "lstm", "dreamer")
-OURS = ("unknown", "motion", "likelihood", "head", "given", "ours corrected")
-CORRECTED = tuple(f"{name} corrected" for name in RIVALS)
+OURS = ("unknown", "motion", "likelihood", "head", "given")
+CORRECTED = tuple(f"{name} corrected" for name in (*RIVALS, *OURS))
 AHEAD_S = ("0.25 s", "0.5 s", "1 s")
 Errors = dict[int, dict[str, list[np.ndarray]]]  # by ice and arm: one (N, horizons, channels) a seed
 
@@ -42,14 +42,14 @@ def gain(ours: list[np.ndarray], rival: list[np.ndarray], scale: np.ndarray, dra
     squares = [np.stack([((e[:, -1] / scale) ** 2).mean(1).reshape(-1, 3).mean(1) for e in arm[:seeds]])
                for arm in (ours, rival)]  # fmt: skip
 
-    def share(s: np.ndarray, e: np.ndarray) -> float:
-        mine, others = (np.sqrt(arm[np.ix_(s, e)].mean(1)).mean() for arm in squares)
-        return float(1 - mine / others)
+    def share(s: np.ndarray, e: np.ndarray) -> np.ndarray:  # of draws (K, seeds) and (K, episodes)
+        mine, others = (np.sqrt(arm[s[:, :, None], e[:, None, :]].mean(2)).mean(1) for arm in squares)
+        return 1 - mine / others
 
     episodes = squares[0].shape[1]
-    drawn = [share(rng.integers(0, seeds, seeds), rng.integers(0, episodes, episodes)) for _ in range(draws)]
+    drawn = share(rng.integers(0, seeds, (draws, seeds)), rng.integers(0, episodes, (draws, episodes)))
     low, high = np.quantile(drawn, [0.025, 0.975])
-    return share(np.arange(seeds), np.arange(episodes)), float(low), float(high)
+    return float(share(np.arange(seeds)[None], np.arange(episodes)[None])[0]), float(low), float(high)
 
 
 def markdown(out: Path, scale: np.ndarray) -> str:

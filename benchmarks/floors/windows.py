@@ -57,6 +57,7 @@ class Logs:
                     for e in numbers:
                         for w in range(self.vector.shape[1]):
                             info = {"split": split, "episode": int(e), "window": w, "floor": str(self.floor[e])}
+                            info["session"] = str(self.session[e])
                             writer.append(self._episode(int(e), w, told(int(e)), info))
             (folder / "done").touch()
         return LogReader(folder)

@@ -8,7 +8,7 @@ from torch.distributions import Normal
 from toy_logs import slide, sliding_mass, with_images, write_log
 
 from worldmodel.context import ContextSpec
-from worldmodel.loss import transition_loss, vector_loss, world_model_loss
+from worldmodel.loss import open_loop_loss, transition_loss, vector_loss, world_model_loss
 from worldmodel.model import Belief, ModelConfig, Spaces, WorldModel
 from worldmodel.optim import LaProp, SafeStep
 from worldmodel.replay import Batch, Replay
@@ -413,3 +413,43 @@ def test_a_step_on_prepared_weights_is_the_same_step(replay):
         found.append(model.imagine_step(following, inputs, noisy=True, prepared=prepared))
     for expected, same in zip(*found, strict=True):
         torch.testing.assert_close(same, expected, rtol=1e-5, atol=1e-5)
+
+
+# -- rollouts in training ----------------------------------------------------------------------------------------------
+
+
+def test_the_open_loop_loss_is_how_far_a_dream_strays(replay):
+    model, batch = built(replay), replay.whole([0, 1], 12)
+    inputs, scaled = model.inputs(batch, torch.zeros_like(batch.labelled)), model.scale(batch.vector)
+    beliefs = observed(model, batch, hidden=False)
+    torch.manual_seed(2)
+    loss = open_loop_loss(model, beliefs, inputs, scaled, batch.is_first, 5)
+    torch.manual_seed(2)
+    with torch.no_grad():
+        dreamt = model.imagine(beliefs.at(slice(None), 6), inputs[:, 7:]).vector
+    by_step = 0.5 * (((scaled[:, 7:] - dreamt) / model.step_std) ** 2).sum(-1) / torch.arange(1, 6)
+    assert torch.allclose(loss, by_step.mean(1), rtol=1e-4)
+    # The next episode is another matter.
+    ended = batch.is_first.clone()
+    ended[:, 9] = True
+    torch.manual_seed(2)
+    assert torch.allclose(
+        open_loop_loss(model, beliefs, inputs, scaled, ended, 5), by_step[:, :2].sum(1) / 5, rtol=1e-4
+    )
+
+
+def test_the_open_loop_loss_teaches_memory_and_leaves_the_transition_alone(replay):
+    model, batch = built(replay), replay.whole([0, 1], 12)
+    by_part = {}
+    for steps in (0, 5):
+        model.zero_grad()
+        torch.manual_seed(2)
+        losses = world_model_loss(model, batch, steps)
+        losses.total.backward()
+        assert ("open_loop" in losses.parts) == bool(steps)
+        assert model.transition is not None
+        assert all(p.grad is None for p in model.transition.head.parameters())
+        by_part[steps] = torch.cat([p.grad.flatten() for p in model.rssm.parameters() if p.grad is not None])
+    assert not torch.allclose(by_part[0], by_part[5])
+    with pytest.raises(ValueError, match="carries the observation"):
+        world_model_loss(built(replay, WITHOUT_CARRY), batch, 5)
