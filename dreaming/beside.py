@@ -27,6 +27,7 @@ import torch
 from envs.workers import HANG_S, Workers, start_process
 from worldmodel.speed import prepare_cpu
 
+START_S = 600.0  # allowed beyond that for a process to start: on a busy machine its imports alone take minutes
 BEAT_S = 0.5  # the process says at least as often, at work, that it lives
 TRIES = 2
 
@@ -130,15 +131,19 @@ class Beside:
             if self._tries > TRIES:
                 self._asked = None
                 raise LostError(self._told)
-            if not self._read(0.2) and time.monotonic() - self._heard > self.hang_s:
+            if not self._read(0.2) and self._silent_s() > self.hang_s:
                 self._lost(f"hung: no sign of life for {self.hang_s:g} s")
             tell(self._told)
         self._asked, answer = None, pickle.loads(self._answer)
         return answer
 
+    def _silent_s(self) -> float:
+        return time.monotonic() - self._heard - (0.0 if self._ready else START_S)
+
     def _start(self) -> None:
         # No daemon, as those may not have processes of their own; it watches this one instead, and ends with it.
-        self._alive.append(start_process(_serve, self._setting, self.hang_s, daemon=False))
+        self._alive.append(start_process(_serve, self._setting, self.hang_s + START_S, daemon=False))
+        self._ready = False
 
     def _send(self) -> None:
         assert self._asked is not None
@@ -161,7 +166,7 @@ class Beside:
         except (EOFError, OSError):
             self._died()
             return True
-        self._heard = time.monotonic()
+        self._heard, self._ready = time.monotonic(), True
         self.steps, self._counted = self.steps + steps - self._counted, steps
         return True
 
@@ -222,6 +227,7 @@ def _serve(
     torch.set_num_threads(1)
     workers = _Beating(task, n_envs, processes=processes, camera=camera, hang_s=hang_s)
     with workers:
+        connection.send_bytes(pickle.dumps((0, "", None)))  # ready
         while True:
             try:
                 work, arguments = pickle.loads(connection.recv_bytes())

@@ -112,7 +112,8 @@ class DreamPhase:
         """Go on from where this night was; else from the clone, or from last night's policy if that is still better."""
         dreamer, folder = self.dreamer, self.night.run.checkpoints
         latest = checkpoint.load(folder, LATEST) if checkpoint.exists(folder, LATEST) else None
-        ours = latest is not None and latest[1].get("night") == self.state.nights
+        made = (latest[1].get("night"), latest[1].get("woken", 0)) if latest else None
+        ours = made == (self.state.nights, self.state.woken)
         ledger = latest[0].get("ledger") if latest and ours else None
         if self.night.simulated and self.night.config.select:
             self.selector = self._selector(ledger["draws"] if ledger else None)
@@ -365,6 +366,8 @@ class DreamPhase:
                 state.refused[scenario.name] = reasons[scenario.name]
         self._believe([s for s in self.coverable if s.name not in reasons])
         self.dreamer.forget(set(reasons))
+        ratios = {one.scenario: one.disagreement for one in report.scenarios}
+        state.disagreement = {name: ratio for name, ratio in ratios.items() if ratio is not None}
         trusted = {one.scenario: float(one.trusted) for one in report.scenarios}
         night.metrics("trusted", self.dreamer.updates, trusted, always=True)
         night.run.save_progress(state)

@@ -42,6 +42,8 @@ SHARES = (
     Share("survival", 0.11, least=10.0, most=1800.0),
     Share("report", 0.03, least=14.0, most=60.0),
 )
+# After dreaming, in a night with a wake.
+WAKE_SHARES = (Share("wake", 0.12), Share("dream again", 0.15))
 SAVE_EVERY_S = 60.0
 LOG_EVERY_S = 2.0
 LOOK_EVERY_S, LOOK_SHARE = 60.0, 0.03  # at the held-out logs, as in train-world-model
@@ -72,6 +74,9 @@ class Night:
         self.scenarios, self.searches = asked(config.scenario, config.task)
         self.explored: Callable[[], dict[str, Any]] | None = None  # what goes into checkpoints where it searches
         self.nominal: Physics = registry.nominal(config.task) if self.simulated else Physics()
+        if config.wake and self.simulated:
+            after = 1 + [share.name for share in budget.shares].index("dream")
+            budget.shares = [*budget.shares[:after], *WAKE_SHARES, *budget.shares[after:]]
         budget.shares = [share for share in budget.shares if share.name not in self._needless()]
         self._trainer: Trainer | None = None
         self._dreamer: DreamLearner | None = None
@@ -129,6 +134,10 @@ class Night:
 
     def reader(self) -> LogReader:
         return LogReader(self.run.logs(self.config))
+
+    def look_at_logs_again(self) -> None:
+        """Once they have grown: the world model goes on from its checkpoint, and policies are dreamt in that one."""
+        self._trainer = self._dreamer = None
 
     @property
     def trainer(self) -> Trainer:
@@ -215,7 +224,7 @@ class Night:
     ) -> None:
         """The present policy, or one as it was after so many updates; `more` is saved beside it."""
         dreamer, trainer = self.dreamer, self.trainer
-        meta = {**trainer.meta(), "night": self.state.nights}
+        meta = {**trainer.meta(), "night": self.state.nights, "woken": self.state.woken}
         extra = more if name not in (LATEST, CLONE) else {"dreamer": dreamer.state_dict(), **more}
         if name == LATEST and self.explored is not None:
             extra["exploration"] = self.explored()
