@@ -84,7 +84,8 @@ class DreamPhase:
             if not self._audits:
                 self._audit()
             self._updates(self._between)
-            self._finish()
+            if not night.budget.stop.is_set():
+                self._finish()
             self._end()
             self._try()
         except StoppedError:
@@ -211,19 +212,20 @@ class DreamPhase:
 
     def _finish(self) -> tuple[float, float] | None:
         """Takes in what was handed over, waiting for it if it is late; the rank of a policy that was tried."""
-        if (begun := self._begun) is None:
+        begun, self._begun = self._begun, None
+        if begun is None:
             return None
         asked = self._now()
         try:
             found = self.helper.result(self._tell)
         except StoppedError:
+            self._begun = begun  # the night that goes on takes it up again
             return None
         except LostError as error:
             what = "a trial" if begun.kind == TRIAL else "an audit"
             self.state.warn(f"{what} of the policy was done without, as the process that did it {error} twice")
             return None
         finally:
-            self._begun = None
             self.state.count(begun.kind, self.helper.steps - begun.steps)
             self._report_troubles()
         rank = self._judge(found, begun) if isinstance(found, Score) else self._gate(found)

@@ -194,3 +194,19 @@ def test_without_a_core_to_spare_trials_take_dreaming_s_time():
     phase._updates(phase._between)
     # 15% of the time is 8 s of 53; here they take none, so that the next costs nothing and comes after 10 s.
     assert [updates for name, _, updates, _ in kept if name == BEST] == [46, 56, 66]
+
+
+def test_a_night_that_is_stopped_with_a_trial_under_way_saves_that():
+    class Stops(Told):
+        def result(self, tell):
+            tell("trying")
+            return super().result(tell)
+
+    phase, kept = phase_with(Stops(scored(0.5)))
+    phase._audits = 2
+    phase._updates(lambda: phase._between() or phase.dreamer.updates >= 15 and phase.night.budget.stop.set())
+    phase._finish()
+    phase._end()
+    begun = kept[-1][3]["ledger"]["begun"]
+    assert kept[-1][:3] == (LATEST, 15, 15) and (begun["updates"], begun["due"]) == (10, 20)
+    assert phase._try() is None
