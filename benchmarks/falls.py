@@ -11,6 +11,10 @@ what-ifs, and every dream is repeated in PyBullet. A dream falls, by
  - `rule`: where the dreamt observation is one at which the task ends;
  - `either`: by `half` or by `rule`.
 
+Beside them stands `kicked`: PyBullet itself under the same commands, its start kicked by a hundredth of each channel's
+standard deviation. Commands that were given in a dream are given blindly, and where those of a kicked simulator fall
+apart from its own, no dream can do better.
+
 Nothing is learnt from the simulator: its steps here are an audit's.
 """
 
@@ -38,7 +42,7 @@ from worldmodel.speed import prepare_cpu
 from worldmodel.storage import LogReader
 from worldmodel.trainer import split_episodes
 
-SEED = AUDIT_SEEDS + 700_000
+SEED, KICK = AUDIT_SEEDS + 700_000, 1e-2
 LEVELS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 Call = Callable[[Dream], np.ndarray]  # at which steps (H,) a dream is over
 
@@ -68,18 +72,23 @@ def calls(task: str, level: float) -> dict[str, Call]:
     }
 
 
-def called(dream: Dream, call: Call) -> Dream:
-    """The dream with a continuation that says nothing but what that call does."""
-    return replace(dream, continuation=np.where(call(dream), 0.0, 1.0))
+def called(dream: Dream, over: np.ndarray) -> Dream:
+    """The dream with a continuation that says nothing but where it is over, (H,) of bool."""
+    return replace(dream, continuation=np.where(over, 0.0, 1.0))
 
 
-def counted(dreams: Sequence[Dream], truths: Sequence[Truth], call: Call) -> dict[str, Falls | None]:
-    """By horizon, in words."""
+def falls_at(truth: Truth) -> np.ndarray:
+    """(H,): the step at which it truly fell."""
+    return truth.fell & (np.arange(1, len(truth.reward) + 1) == truth.steps)
+
+
+def counted(dreams: Sequence[Dream], truths: Sequence[Truth]) -> dict[str, Falls | None]:
+    """By horizon, in words; of dreams that are over where their continuation says so."""
     known = [i for i, truth in enumerate(truths) if not truth.unknown]
     if not known:
         return {}
     std = np.ones(dreams[0].observation.shape[1])
-    told = Comparison([called(dreams[i], call) for i in known], [truths[i] for i in known], [[] for _ in known], std)
+    told = Comparison([dreams[i] for i in known], [truths[i] for i in known], [[] for _ in known], std)
     found = told.judge("", [])
     by = {str(falls.horizon): falls for falls in found.falls if falls.horizon in FALL_HORIZONS}
     return {**by, "trusted": found.falls_within_trust}
@@ -90,7 +99,7 @@ def best_level(dreams: Sequence[Dream], truths: Sequence[Truth]) -> float:
 
     def worth(level: float) -> tuple[float, float]:
         std = np.ones(dreams[0].observation.shape[1])
-        told = [called(dream, lambda d: d.continuation < level) for dream in dreams]
+        told = [called(dream, dream.continuation < level) for dream in dreams]
         falls = Comparison(told, truths, [[] for _ in told], std).judge("", []).falls[-1]
         return falls.f1 or 0.0, -abs(level - 0.5)
 
@@ -111,20 +120,25 @@ def one_policy(folder: Path, policy: str, options: Options) -> None:
     auditor = Auditor(task, agent.model, agent.actor, agent.actor.view, held_out, nominal, hz)
     dreams = auditor.dreams([LOGGED, *scenarios], options.dreams, horizon, SEED)
     with Workers(task, 16, processes=0) as workers:
-        truths = [truth for (truth,) in simulate(dreams, reader, workers)]
+        runs = simulate(dreams, reader, workers, KICK * agent.model.std.numpy(), replicas=1)
         steps = workers.steps
+    truths = [truth for truth, _ in runs]
+    ways = {w: [called(d, call(d)) for d in dreams] for w, call in calls(task, level).items()}
+    ways["kicked"] = [called(dream, falls_at(kicked)) for dream, (_, kicked) in zip(dreams, runs, strict=True)]
     lost = sum(bool(truth.unknown) for truth in truths)
     print(f"\n{folder}: {policy}, {len(dreams)} dreams of {horizon} steps, level {level}, {steps:,} simulator steps "
           f"(audit), {lost} dreams not repeated\n")  # fmt: skip
-    print(markdown(dreams, truths, calls(task, level)), flush=True)
+    print(markdown(ways, truths), flush=True)
 
 
-def markdown(dreams: Sequence[Dream], truths: Sequence[Truth], ways: dict[str, Call]) -> str:
+def markdown(ways: dict[str, list[Dream]], truths: Sequence[Truth]) -> str:
+    """Of each way the dreams as it calls them."""
+    dreams = next(iter(ways.values()))
     names = list(dict.fromkeys(dream.scenario for dream in dreams))
     lines = ["| scenario | within | true falls | " + " | ".join(ways) + " |", "|---" * (3 + len(ways)) + "|"]
     for name in ["all", *names]:
         mine = [i for i, dream in enumerate(dreams) if name in ("all", dream.scenario)]
-        found = {way: counted([dreams[i] for i in mine], [truths[i] for i in mine], call) for way, call in ways.items()}
+        found = {way: counted([told[i] for i in mine], [truths[i] for i in mine]) for way, told in ways.items()}
         for horizon, falls in next(iter(found.values())).items():
             if falls is None:
                 continue

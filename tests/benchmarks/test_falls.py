@@ -8,7 +8,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
-from falls import best_level, calls, counted, markdown  # noqa: E402
+from falls import best_level, called, calls, counted, falls_at, markdown  # noqa: E402
 
 from dreaming.truth import Dream, Truth  # noqa: E402
 
@@ -37,12 +37,17 @@ PAIRS = [
 DREAMS, TRUTHS = ([one[k] for one in PAIRS] for k in range(2))
 
 
+def told(way: str) -> list[Dream]:
+    call = calls("rover", 0.85)[way]
+    return [called(dream, call(dream)) for dream in DREAMS]
+
+
 @pytest.mark.parametrize(
     ("way", "hits", "alarms", "missed"),
     [("half", 1, 0, 2), ("level", 3, 0, 0), ("adds up", 2, 0, 1), ("rule", 1, 1, 2), ("either", 2, 1, 1)],
 )
 def test_ways_to_call_a_fall_worked_by_hand(way, hits, alarms, missed):
-    found = counted(DREAMS, TRUTHS, calls("rover", 0.85)[way])
+    found = counted(told(way), TRUTHS)
     for falls in (found["15"], found["trusted"]):
         assert falls is not None
         assert (falls.hits, falls.false_alarms, falls.missed, falls.neither) == (
@@ -53,13 +58,18 @@ def test_ways_to_call_a_fall_worked_by_hand(way, hits, alarms, missed):
         )
 
 
+def test_truths_foretell_themselves():
+    found = counted([called(dream, falls_at(truth)) for dream, truth in PAIRS], TRUTHS)
+    assert found["15"] is not None and (found["15"].f1, found["15"].hits) == (1.0, 3)
+
+
 def test_the_level_is_the_one_that_foretells_logs_best():
     assert best_level(DREAMS, TRUTHS) == 0.9  # which calls all three falls, and nothing else
     assert best_level(DREAMS[:1], TRUTHS[:1]) == 0.5  # of equals the nearest to a half
 
 
 def test_the_table_has_a_row_for_each_scenario_and_horizon():
-    lines = markdown(DREAMS, TRUTHS, calls("rover", 0.85)).splitlines()
+    lines = markdown({way: told(way) for way in calls("rover", 0.85)}, TRUTHS).splitlines()
     assert [line.split(" | ")[:3] for line in lines[2:]] == [
         [f"| {name}", within, f"{fell} of {n}"]
         for name, fell, n in (("all", 3, 5), ("ice", 3, 4), ("payload", 0, 1))
