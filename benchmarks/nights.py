@@ -29,9 +29,9 @@ PHASES = ("record", "learn", "clone", "dream", "audit", "survival", "report")
 # Names of files by the phase that writes them, and about how often it does.
 WRITES = {
     "record": {"rows.npy": 40, "episodes.jsonl": 20, "progress.json": 1},
-    "learn": {"world-model-*.pt": 1, "world-model-*.json": 1, "metrics.jsonl": 2, "progress.json": 1},
+    "learn": {"world-model-*.pt": 2, "world-model-*.json": 2, "metrics.jsonl": 2, "progress.json": 1},
     "clone": {"policy-cloned-*.pt": 1, "policy-cloned-*.json": 1},
-    "dream": {"policy-best-*.pt": 1, "policy-latest-*.pt": 1, "policy-latest-*.json": 1, "metrics.jsonl": 2},
+    "dream": {"policy-best-*.pt": 1, "policy-latest-*.pt": 2, "policy-latest-*.json": 2, "metrics.jsonl": 2},
     "audit": {"dreams.npz": 1, "report.json": 1},
     "survival": {"survival.json": 2, "progress.json": 1},
     "report": {"data.json": 1, "index.html": 1},

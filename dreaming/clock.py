@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 
@@ -18,6 +18,15 @@ class Share:
     share: float
     least: float = 0.0
     most: float = float("inf")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a phase is: seconds of its seconds are spent, and so many are left of the whole night."""
+
+    elapsed: float
+    seconds: float
+    left: float
 
 
 def allot(seconds: float, shares: Sequence[Share]) -> dict[str, float]:
@@ -70,11 +79,23 @@ class Budget:
     def remaining(self) -> float:
         return self.total - self.elapsed()
 
-    def phase(self, name: str) -> "Phase":
-        """Begin a phase; phases before it in the list are taken to be over."""
+    def phase(self, name: str, before: Place | None = None) -> "Phase":
+        """Begin a phase; phases before it in the list are taken to be over.
+
+        Args:
+            before: where it was when it was cut off. What was left of it is shared out with the phases that follow; on
+                a clock that has stood still since, a simulated one, it goes on to the last bit as it would have.
+        """
         names = [share.name for share in self.shares]
-        later = self.shares[names.index(name) :]
-        return Phase(self, name, allot(self.remaining(), later)[name])
+        this, *later = self.shares[names.index(name) :]
+        left = self.remaining()
+        if before is None:
+            return Phase(self, name, allot(left, [this, *later])[name])
+        rest = 1.0 - before.elapsed / before.seconds if before.seconds > 0 else 0.0
+        if left == before.left or rest <= 0:
+            return Phase(self, name, before.seconds, before.elapsed)
+        seconds = allot(left, [replace(this, share=rest * this.share), *later])[name] / rest
+        return Phase(self, name, seconds, (1.0 - rest) * seconds)
 
     def ask_to_stop(self, reason: str, number: int = 0) -> None:
         self.stop_reason = self.stop_reason or reason
@@ -83,9 +104,12 @@ class Budget:
 
 
 class Phase:
-    def __init__(self, budget: Budget, name: str, seconds: float) -> None:
+    def __init__(self, budget: Budget, name: str, seconds: float, elapsed: float = 0.0) -> None:
         self.budget, self.name, self.seconds = budget, name, seconds
-        self.begun = budget.now()
+        self.begun = budget.now() - elapsed
+
+    def place(self) -> Place:
+        return Place(self.elapsed(), self.seconds, self.budget.remaining())
 
     def elapsed(self) -> float:
         return self.budget.now() - self.begun

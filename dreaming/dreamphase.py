@@ -64,7 +64,7 @@ class DreamPhase:
             if self.night.simulated:
                 self._select()
             return
-        state, _, _ = checkpoint.load(folder, CLONE)
+        state = self.night.saved(CLONE)
         dreamer.load_state_dict(state["dreamer"])
         before = dreamer.updates
         if not self.night.simulated:

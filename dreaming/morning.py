@@ -55,13 +55,16 @@ def audit(night: Night, phase: Phase) -> None:
             night.tick(phase, f"repeating {len(dreams)} dreams in the simulator")
             found = auditor.audit(dreams, workers)
             night.state.count("audit", workers.steps)
-    auditing.save_dreams(night.run.path / "audit" / "dreams.npz", dreams)
-    night.run.write_json(AUDIT, found.to_dict())
+    night.saving("dreams", auditing.save_dreams, night.run.path / "audit" / "dreams.npz", dreams)
+    night.saving("audit", night.run.write_json, AUDIT, found.to_dict())
 
 
 def survival(night: Night, phase: Phase) -> None:
     """The policy before and after dreaming, and the demonstrator, in worlds inside and outside the logs."""
     if not night.simulated:
+        return
+    if not night.saving.retry():
+        night.warn("survival was not tested, as the disk is full and the policies are not saved")
         return
     task, run = night.config.task, night.run
     policies: dict[str, Policy] = {
@@ -76,7 +79,8 @@ def survival(night: Night, phase: Phase) -> None:
         def kept() -> None:
             nonlocal counted
             plain = {name: [result.to_dict() for result in by_cell] for name, by_cell in found.results.items()}
-            run.write_json(SURVIVAL, {"night": night.state.nights, "seeds": found.seeds, "results": plain})
+            outcome = {"night": night.state.nights, "seeds": found.seeds, "results": plain}
+            night.saving("survival", run.write_json, SURVIVAL, outcome)
             night.state.count("survival", workers.steps - counted)
             counted = workers.steps
             night.tick(phase, f"{found.seeds} episodes in each of {len(found.cells)} worlds")
@@ -85,7 +89,12 @@ def survival(night: Night, phase: Phase) -> None:
 
 
 def report(night: Night, phase: Phase) -> Path:
-    """Fills run/report/data.json from what there is and writes the page."""
+    """Fills run/report/data.json from what there is and writes the page.
+
+    Raises:
+        OSError: the disk is full, and no room was made; all that was saved before is there.
+    """
+    night.saving.settle(night.budget.stop.is_set)
     found = _facts(night)
     if night.has_model or night.run.has_logs(night.config):
         try:
@@ -114,8 +123,10 @@ def report(night: Night, phase: Phase) -> Path:
     if night.has_model:
         found.spent.robot_hours_dreamt = night.state.imagined_steps / night.control_hz / 3600
     found.finished = _now()
-    found.save(night.run.path)
-    return write_report(night.run.path)
+    pages: list[Path] = []
+    night.saving("report", lambda: (found.save(night.run.path), pages.append(write_report(night.run.path))))
+    night.saving.settle(night.budget.stop.is_set)
+    return pages[0]
 
 
 def _facts(night: Night) -> data.Report:

@@ -5,18 +5,18 @@ call. Simulator steps are counted by purpose: logs, selection, audit, survival; 
 """
 
 import os
-import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
 
-from configs import UserError, from_dict, packaged
+from configs import UserError, from_dict, packaged, to_dict
 from dreaming.auditing import Auditor
-from dreaming.clock import Budget, Phase, Share
+from dreaming.clock import Budget, Phase, Place, Share
 from dreaming.exploration import found_scenarios
 from dreaming.learning import DreamLearner
-from dreaming.run import BEST, CLONE, LATEST, NightConfig, Progress, RunFolder
+from dreaming.run import BEST, CLONE, LATEST, NightConfig, Progress, RunFolder, policy_state
+from dreaming.saving import Saving, no_space
 from dreaming.scenario import Scenario, asked
 from envs import registry
 from envs.physics import Physics
@@ -41,7 +41,9 @@ SHARES = (
 )
 SAVE_EVERY_S = 60.0
 LOG_EVERY_S = 2.0
+MOST_ROWS = 3000  # of metrics that wait where the disk is full
 LOOK_EVERY_S, LOOK_SHARE = 60.0, 0.03  # at the held-out logs, as in train-world-model
+SAVED_AS = {"learn": NAME, "clone": CLONE, "dream": LATEST}  # phases that go on from their midst
 FEWEST_LOGS = 20  # episodes that are recorded however short the night
 
 
@@ -69,7 +71,11 @@ class Night:
         budget.shares = [share for share in budget.shares if share.name not in self._needless()]
         self._trainer: Trainer | None = None
         self._dreamer: DreamLearner | None = None
-        self._saved = self._logged = time.monotonic()
+        self.now = budget.now  # the night's only clock
+        self.saving = Saving(self.warn, self.now)
+        self._phase: Phase | None = None
+        self._saved = self._logged = self.now()
+        self._rows: list[dict[str, Any]] = []  # of metrics, to be written
         self.counted = 0.0  # seconds of the present phase that the progress holds already
 
     # -- phases -------------------------------------------------------------------------------------------------------
@@ -80,15 +86,36 @@ class Night:
             return
         if name not in {share.name for share in self.budget.shares}:
             return
-        phase = self.budget.phase(name)
-        self.counted = 0.0
-        self.listener.phase(name, phase.seconds)
+        phase = self._phase = self.budget.phase(name, self._place(name))
+        self.counted = phase.elapsed()
+        self.listener.phase(name, phase.seconds - self.counted)
         try:
             work(phase)
             if not self.budget.stop.is_set():
                 self.state.done.append(name)
         finally:
             self._save_progress(phase)
+
+    def _place(self, name: str) -> Place | None:
+        """Where in this phase this night was when it was saved last, if it was killed in its midst."""
+        saved = SAVED_AS.get(name, "")
+        if saved and checkpoint.exists(self.run.checkpoints, saved):
+            place = checkpoint.load(self.run.checkpoints, saved)[1].get("place", {})
+            if (place.get("phase"), place.get("night")) == (name, self.state.nights):
+                return from_dict(Place, place["at"], f"checkpoint of {saved}")
+        return None
+
+    def place(self) -> dict[str, Any]:
+        """For a checkpoint's manifest."""
+        if self._phase is None:
+            return {}
+        at = to_dict(self._phase.place())
+        return {"place": {"phase": self._phase.name, "night": self.state.nights, "at": at}}
+
+    def warn(self, text: str) -> None:
+        """To the screen now, and to the report."""
+        self.listener.note(text)
+        self.state.warn(text)
 
     def finish(self) -> None:
         """Marks the night as over: the next call with the same run begins another one on top."""
@@ -99,25 +126,30 @@ class Night:
     def tick(self, phase: Phase, text: str, share: float | None = None) -> None:
         """Every step of every phase passes here: the bar, and once a minute the progress to disk."""
         self.listener.progress(phase.spent() if share is None else share, text)
-        if time.monotonic() - self._saved > SAVE_EVERY_S:
+        if self.now() - self._saved > SAVE_EVERY_S:
             self._save_progress(phase)
 
     def metrics(self, phase: str, step: int, values: dict[str, Any], always: bool = False) -> None:
         """To metrics.jsonl and W&B, every two seconds at most, and no more than some thousand times a night."""
         pause = max(LOG_EVERY_S, self.budget.total / 3000)
-        if always or time.monotonic() - self._logged > pause:
+        if always or self.now() - self._logged > pause:
             seconds = round(self.earlier_s + self.budget.elapsed(), 2)
-            self.run.log({"phase": phase, "step": step, "seconds": seconds, **values})
+            self._rows = [*self._rows[-MOST_ROWS:], {"phase": phase, "step": step, "seconds": seconds, **values}]
+            self.saving("metrics", self._write_rows)
             self.listener.metrics(phase, step, seconds, values)
             if not always:
-                self._logged = time.monotonic()
+                self._logged = self.now()
+
+    def _write_rows(self) -> None:
+        self.run.log(*self._rows)
+        self._rows = []
 
     def _save_progress(self, phase: Phase) -> None:
         took = phase.elapsed()
         self.state.took(phase.name, took - self.counted)
         self.counted = took
-        self._saved = time.monotonic()
-        self.run.save_progress(self.state)
+        self._saved = self.now()
+        self.saving("progress", self.run.save_progress, self.state)
 
     # -- what phases share --------------------------------------------------------------------------------------------
 
@@ -196,15 +228,23 @@ class Night:
         view, held_out = self.config.dream.view, self.trainer.held_out
         return Auditor(self.config.task, self.trainer.model, actor, view, held_out, self.nominal, self.control_hz)
 
-    def save_policy(self, name: str) -> None:
+    def save_policy(self, name: str, **more: Any) -> None:
+        """`more` is saved beside it."""
         dreamer, trainer = self.dreamer, self.trainer
-        meta = {**trainer.meta(), "night": self.state.nights}
-        extra: dict[str, Any] = {} if name not in (LATEST, CLONE) else {"dreamer": dreamer.state_dict()}
+        meta = {**trainer.meta(), **self.place(), "night": self.state.nights}
+        extra: dict[str, Any] = more if name not in (LATEST, CLONE) else {"dreamer": dreamer.state_dict(), **more}
         if name == LATEST and self.explored is not None:
             extra["exploration"] = self.explored()
         # A clone has no updates to go by: a later night's must count as newer.
         step = trainer.steps if name == CLONE else dreamer.updates
-        self.run.save_policy(name, dreamer.learner, dreamer.model, step, meta, extra)
+        state, meta = policy_state(name, dreamer.learner, dreamer.model, meta, extra)
+        self.saving(name, checkpoint.save, self.run.checkpoints, name, step, state, meta)
+
+    def saved(self, name: str) -> dict[str, Any]:
+        """What `save_policy` saved last; if the disk is full, what is to be saved."""
+        if (waiting := self.saving.waiting(name)) is not None:
+            return waiting[3]
+        return checkpoint.load(self.run.checkpoints, name)[0]
 
     # -- record, learn, clone -----------------------------------------------------------------------------------------
 
@@ -221,7 +261,13 @@ class Night:
             seed = self.config.seed * 1000 + begun
             policy = demonstrator(task, seed)
             for episode in record(task, policy, wanted - begun, seed, registry.log_ranges(task), processes=0):
-                writer.append(episode)
+                try:
+                    writer.append(episode)
+                except UserError as error:
+                    if len(writer) < FEWEST_LOGS or not no_space(error):
+                        raise
+                    self.warn(f"the disk is full: {len(writer)} of {wanted} episodes were recorded")
+                    break
                 self.state.count("logs", episode.length)
                 share = max(len(writer) / wanted, phase.spent())
                 self.tick(phase, f"{len(writer)} of {wanted} episodes", share)
@@ -236,31 +282,34 @@ class Night:
 
     def learn(self, phase: Phase) -> None:
         trainer = self.trainer
-        saved, told = time.monotonic(), 0
-        look_at = time.monotonic() + min(LOOK_EVERY_S, phase.seconds / 4)
+        saved, told = self.now(), 0
+        look_at = self.now() + min(LOOK_EVERY_S, phase.seconds / 4)
         while (spent := phase.spent()) < 1 or not trainer.steps:  # on a busy machine a short phase may be over at once
             losses = trainer.update(min(spent, 1.0))
             self.tick(phase, f"step {trainer.steps:,}, loss {losses['loss']:.2f}")
             self.metrics("world_model", trainer.steps, losses)
-            now = time.monotonic()
+            now = self.now()
             if now > look_at and phase.left() > 5:
                 self.metrics("held_out", trainer.steps, results.scalars(trainer.evaluate()), always=True)
-                took = time.monotonic() - now
-                look_at = time.monotonic() + max(LOOK_EVERY_S, took / LOOK_SHARE)
+                took = self.now() - now
+                look_at = self.now() + max(LOOK_EVERY_S, took / LOOK_SHARE)
             for text in trainer.trouble[told:]:
-                self.listener.note(text)
-                self.state.warn(text)
+                self.warn(text)
             told = len(trainer.trouble)
             if now - saved > SAVE_EVERY_S:
-                trainer.save(self.run.checkpoints)
-                saved = time.monotonic()
-        trainer.save(self.run.checkpoints)
+                self._save_model()
+                saved = self.now()
+        self._save_model()
         for finding in trainer.diagnose():
-            self.listener.note(str(finding))
-            self.state.warn(str(finding))
+            self.warn(str(finding))
         trainer.judge_estimate()  # which calibrates its uncertainty
         self._calibrate()
-        trainer.save(self.run.checkpoints)
+        self._save_model()
+
+    def _save_model(self) -> None:
+        trainer = self.trainer
+        meta = {**trainer.meta(), **self.place()}
+        self.saving(NAME, checkpoint.save, self.run.checkpoints, NAME, trainer.steps, trainer.state_dict(), meta)
 
     def _calibrate(self) -> None:
         """How far its dreams can be trusted, where enough episodes were held out to say so."""
@@ -275,20 +324,20 @@ class Night:
     def clone(self, phase: Phase) -> None:
         """From the beginning, or from where this night was when it was killed."""
         dreamer, folder = self.dreamer, self.run.checkpoints
-        updates, saved = 0, time.monotonic()
+        updates, saved = 0, self.now()
         if checkpoint.exists(folder, CLONE):
             state, meta, _ = checkpoint.load(folder, CLONE)
             if meta.get("night") == self.state.nights:
                 dreamer.load_state_dict(state["dreamer"])
+                updates = int(state.get("cloned", 0))
         while (spent := phase.spent()) < 1 or not updates:
             values = dreamer.clone(min(spent, 1.0))
             updates += 1
             self.tick(phase, f"{updates:,} updates, likelihood loss {values['imitation_loss']:.2f}")
             self.metrics("clone", updates, values)
-            if time.monotonic() - saved > SAVE_EVERY_S:
-                self.save_policy(CLONE)
-                saved = time.monotonic()
-        if updates > 1 or not checkpoint.exists(folder, CLONE):
-            self.save_policy(CLONE)
+            if self.now() - saved > SAVE_EVERY_S:
+                self.save_policy(CLONE, cloned=updates)
+                saved = self.now()
+        self.save_policy(CLONE, cloned=updates)
         if "dream" not in {share.name for share in self.budget.shares}:
             self.save_policy(BEST)

@@ -318,8 +318,8 @@ class Trainer:
             "earlier_logs": self.earlier_logs,
         }
 
-    def save(self, folder: Path) -> Path:
-        state = {
+    def state_dict(self) -> dict[str, Any]:
+        return {
             "model": self.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self._optimizers()],
             **random_state(self.device),
@@ -329,7 +329,9 @@ class Trainer:
             "skipped": [self.skipped, self._skipped_in_a_row],
             "trouble": self.trouble,
         }
-        return checkpoint.save(folder, NAME, self.steps, state, self.meta())
+
+    def save(self, folder: Path) -> Path:
+        return checkpoint.save(folder, NAME, self.steps, self.state_dict(), self.meta())
 
     def restore(self, folder: Path) -> None:
         """Continue exactly where the newest checkpoint left off.

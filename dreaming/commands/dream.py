@@ -10,6 +10,7 @@ from configs import UserError, from_dict, packaged, to_dict
 from dreaming.cli import Dream
 from dreaming.clock import Budget, process_age, stop_on_signals
 from dreaming.console import NightScreen
+from dreaming.diskuse import most_bytes, stated
 from dreaming.morning import all_phases
 from dreaming.night import SHARES, Night
 from dreaming.report.data import Report
@@ -73,8 +74,7 @@ def _dream(options: Dream, run: RunFolder, config: NightConfig, budget: Budget) 
         watcher = Watcher(screen, tracker)
         night = Night(config, run, budget, watcher, choose_device(options.device))
         for text in checkpoint.damaged(run.checkpoints):
-            night.state.warn(f"a checkpoint is damaged, and the one before it is used: {text}")
-            screen.note(f"a checkpoint is damaged, and the one before it is used: {text}")
+            night.warn(f"a checkpoint is damaged, and the one before it is used: {text}")
         _introduce(screen, night)
         try:
             page = all_phases(night)
@@ -158,6 +158,7 @@ def _task_of(data: Path | None) -> str | None:
 
 def _introduce(screen: NightScreen, night: Night) -> None:
     run, state, task = night.run.path, night.state, night.config.task
+    logs = night.run.logs(night.config)
     if state.done:
         screen.say(f"Going on with {run}: {', '.join(state.done)} done, the rest shares {clock(night.budget.total)}")
     elif state.nights:
@@ -166,6 +167,12 @@ def _introduce(screen: NightScreen, night: Night) -> None:
         )
     else:
         screen.say(f"A night of {clock(night.budget.total)} for {task}, in {run}")
+    schema = read_schema(logs) if (logs / SCHEMA).is_file() else registry.schema(task)
+    hours, scenarios = night.budget.total / 3600, len(night.scenarios)
+    text, fits = stated(most_bytes(night.config, schema, hours, scenarios, not night.config.data), run)
+    screen.say(text)
+    if not fits:
+        night.warn("the disk may become full: saving would pause until there is room")
     if not night.simulated:
         screen.note(f"there is no simulator of {task}: dreams are compared with held-out logs, survival is not tested")
 

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from dreaming.clock import Budget, Share, allot, process_age, stop_on_signals
+from dreaming.clock import Budget, Place, Share, allot, process_age, stop_on_signals
 
 SHARES = [Share("learn", 0.5), Share("dream", 0.3), Share("report", 0.2)]
 
@@ -66,6 +66,34 @@ def test_a_phase_that_ran_long_is_made_good_by_the_rest():
 def test_time_before_counts():
     now = Hands()
     assert Budget(100, SHARES, now, used=20).phase("learn").seconds == pytest.approx(40)
+
+
+def test_a_phase_that_was_cut_off_goes_on_where_it_was():
+    now = Hands()
+    budget = Budget(100, SHARES, now)
+    learn = budget.phase("learn")
+    now.at += 30
+    place = learn.place()
+    assert (place.elapsed, place.seconds, place.left) == pytest.approx((30, 50, 70))
+    same = Budget(100, SHARES, now, used=30).phase("learn", place)
+    assert (same.seconds, same.elapsed(), same.spent()) == (learn.seconds, learn.elapsed(), learn.spent())
+    # What was left, 20, 30 and 20 of 70 seconds, is stretched to 140.
+    longer = Budget(140, SHARES, now).phase("learn", place)
+    assert longer.spent() == pytest.approx(0.6) and longer.left() == pytest.approx(40)
+    now.at += 20
+    assert longer.spent() == pytest.approx(0.8)
+    now.at += 20
+    assert longer.budget.phase("dream").seconds == pytest.approx(60)
+
+
+def test_a_phase_that_was_cut_off_takes_what_later_ones_may_not():
+    shares = [Share("dream", 0.8), Share("report", 0.2, most=20)]
+    now = Hands()
+    place = Budget(100, shares, now).phase("dream").place()
+    assert place.seconds == pytest.approx(80)
+    now.at += 60
+    rest = Budget(1000, shares, now).phase("dream", Place(60.0, 80.0, 40.0))
+    assert rest.left() == pytest.approx(980) and rest.spent() == pytest.approx(0.75)
 
 
 def test_a_wish_to_stop_ends_every_phase():
