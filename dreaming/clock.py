@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+LEAST_JUMP_S = 20.0  # that clocks are apart in
+LEAST_HALT_S = 180.0  # between two steps
+
 
 @dataclass(frozen=True)
 class Share:
@@ -101,6 +104,32 @@ class Budget:
         self.stop_reason = self.stop_reason or reason
         self.stop_signal = self.stop_signal or number
         self.stop.set()
+
+
+class Jumps:
+    """Compares the night's clock with the one on the wall.
+
+    The night goes by the monotonic clock, which nobody sets and which stands still while the machine sleeps.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time) -> None:
+        self._now, self._wall = now, wall
+        self._offset, self._last = wall() - now(), now()
+
+    def look(self) -> str:
+        """What happened since the last look, or nothing."""
+        now = self._now()
+        offset, stood = self._wall() - now, now - self._last
+        moved, self._offset, self._last = offset - self._offset, offset, now
+        if abs(moved) > LEAST_JUMP_S:
+            way = "forward" if moved > 0 else "back"
+            return (
+                f"the wall clock went {way} by {abs(moved):.0f} seconds that were none for the night (it was set, or "
+                "the machine slept): the night takes its hours all the same"
+            )
+        if stood > LEAST_HALT_S:
+            return f"nothing happened for {stood:.0f} seconds (the machine or this process was halted): they are lost"
+        return ""
 
 
 class Phase:

@@ -16,7 +16,7 @@ from dreaming.dreamphase import dream
 from dreaming.evaluate import CellResult
 from dreaming.films import film, in_order
 from dreaming.findings import findings
-from dreaming.night import Night
+from dreaming.night import Night, first_line
 from dreaming.outlook import outlook
 from dreaming.report import data
 from dreaming.report.page import write_report
@@ -25,6 +25,8 @@ from dreaming.selection import AUDIT_SEEDS
 from dreaming.survival import Survival, cells_of, log_ranges, report_cells, try_policies
 from dreaming.truth import simulate
 from envs.record import ExpertPolicy, Policy
+from envs.slots import SimulatorError
+from envs.workers import ProcessLostError, Workers
 from worldmodel import results
 from worldmodel.evaluation import OpenLoop
 
@@ -47,8 +49,7 @@ def audit(night: Night, phase: Phase) -> None:
         scenarios = [auditing.LOGGED, *night.coverable(), *night.found()]
         # Few environments: the replays are long, the dreams few.
         with night.workers(16) as workers:
-            share = 0.8 * phase.seconds
-            most = auditor.affordable(len(scenarios), horizon, seed - 1, share, MOST_DREAMS, workers)
+            most = _affordable(night, auditor, len(scenarios), 0.8 * phase.seconds, workers)
             dreams = auditor.dreams(scenarios, most, horizon, seed, going_on=lambda: phase.spent() < 0.8)
             if night.budget.stop.is_set():
                 return
@@ -57,6 +58,16 @@ def audit(night: Night, phase: Phase) -> None:
             night.state.count("audit", workers.steps)
     night.saving("dreams", auditing.save_dreams, night.run.path / "audit" / "dreams.npz", dreams)
     night.saving("audit", night.run.write_json, AUDIT, found.to_dict())
+
+
+def _affordable(night: Night, auditor: auditing.Auditor, scenarios: int, seconds: float, workers: Workers) -> int:
+    """Dreams a scenario; the least where the simulator fails while it is timed."""
+    horizon, seed = night.config.audit_horizon, AUDIT_SEEDS + 100_000 - 1
+    try:
+        return auditor.affordable(scenarios, horizon, seed, seconds, MOST_DREAMS, workers)
+    except (ProcessLostError, SimulatorError) as error:
+        night.warn(f"dreams were audited without knowing what one costs: {first_line(error)}")
+        return 2
 
 
 def survival(night: Night, phase: Phase) -> None:
@@ -85,7 +96,10 @@ def survival(night: Night, phase: Phase) -> None:
             counted = workers.steps
             night.tick(phase, f"{found.seeds} episodes in each of {len(found.cells)} worlds")
 
-        try_policies(found, policies, workers, phase.left, night.budget.stop.is_set, kept)
+        try:
+            try_policies(found, policies, workers, phase.left, night.budget.stop.is_set, kept)
+        except (ProcessLostError, SimulatorError) as error:  # twice in a round: what was found before it stands
+            night.warn(f"survival ended after {found.seeds} episodes a world: {first_line(error)}")
 
 
 def report(night: Night, phase: Phase) -> Path:

@@ -5,6 +5,7 @@ call. Simulator steps are counted by purpose: logs, selection, audit, survival; 
 """
 
 import os
+import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -12,7 +13,7 @@ import torch
 
 from configs import UserError, from_dict, packaged, to_dict
 from dreaming.auditing import Auditor
-from dreaming.clock import Budget, Phase, Place, Share
+from dreaming.clock import Budget, Jumps, Phase, Place, Share
 from dreaming.exploration import found_scenarios
 from dreaming.learning import DreamLearner
 from dreaming.run import BEST, CLONE, LATEST, NightConfig, Progress, RunFolder, policy_state
@@ -21,7 +22,8 @@ from dreaming.scenario import Scenario, asked
 from envs import registry
 from envs.physics import Physics
 from envs.record import demonstrator, record
-from envs.workers import Workers
+from envs.slots import SimulatorError
+from envs.workers import ProcessLostError, Workers
 from worldmodel import checkpoint, results
 from worldmodel.device import CPU
 from worldmodel.model import ModelConfig
@@ -44,6 +46,8 @@ LOG_EVERY_S = 2.0
 MOST_ROWS = 3000  # of metrics that wait where the disk is full
 LOOK_EVERY_S, LOOK_SHARE = 60.0, 0.03  # at the held-out logs, as in train-world-model
 SAVED_AS = {"learn": NAME, "clone": CLONE, "dream": LATEST}  # phases that go on from their midst
+RECORDINGS = 4  # that may be begun, as simulators fail
+LEAST_APART_S = 30.0  # a phase, for its simulator to be given a process
 FEWEST_LOGS = 20  # episodes that are recorded however short the night
 
 
@@ -72,6 +76,7 @@ class Night:
         self._trainer: Trainer | None = None
         self._dreamer: DreamLearner | None = None
         self.now = budget.now  # the night's only clock
+        self._jumps = Jumps() if self.now is time.monotonic else None
         self.saving = Saving(self.warn, self.now)
         self._phase: Phase | None = None
         self._saved = self._logged = self.now()
@@ -126,6 +131,8 @@ class Night:
     def tick(self, phase: Phase, text: str, share: float | None = None) -> None:
         """Every step of every phase passes here: the bar, and once a minute the progress to disk."""
         self.listener.progress(phase.spent() if share is None else share, text)
+        if self._jumps is not None and (text := self._jumps.look()):
+            self.warn(text)
         if self.now() - self._saved > SAVE_EVERY_S:
             self._save_progress(phase)
 
@@ -221,7 +228,9 @@ class Night:
         """On two cores the processes would only take turns with the networks."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         image = self.trainer.model.spaces.image
-        return Workers(self.config.task, n_envs, processes=0 if cores <= 2 else cores - 1, camera=image)
+        workers = Workers(self.config.task, n_envs, processes=0 if cores <= 2 else cores - 1, camera=image)
+        workers.told = self.warn
+        return workers
 
     def auditor(self) -> Auditor:
         actor = self.dreamer.learner.actor
@@ -254,25 +263,33 @@ class Night:
         if self.run.has_logs(self.config) and self._brought():
             return
         with LogWriter(self.run.episodes, registry.schema(task)) as writer:
-            begun = len(writer)
-            if begun >= wanted:
-                return
-            # A continued recording takes a seed of its own rather than repeat the first episodes.
-            seed = self.config.seed * 1000 + begun
-            policy = demonstrator(task, seed)
-            for episode in record(task, policy, wanted - begun, seed, registry.log_ranges(task), processes=0):
+            for left in reversed(range(RECORDINGS)):
                 try:
-                    writer.append(episode)
+                    return self._record(phase, writer)
+                except (ProcessLostError, SimulatorError) as error:
+                    if not left:
+                        raise
+                    self.warn(f"recording went on with episode {len(writer)}: {first_line(error)}")
                 except UserError as error:
                     if len(writer) < FEWEST_LOGS or not no_space(error):
                         raise
-                    self.warn(f"the disk is full: {len(writer)} of {wanted} episodes were recorded")
-                    break
-                self.state.count("logs", episode.length)
-                share = max(len(writer) / wanted, phase.spent())
-                self.tick(phase, f"{len(writer)} of {wanted} episodes", share)
-                if (phase.spent() >= 1 and len(writer) >= FEWEST_LOGS) or self.budget.stop.is_set():
-                    break
+                    return self.warn(f"the disk is full: {len(writer)} of {wanted} episodes were recorded")
+
+    def _record(self, phase: Phase, writer: LogWriter) -> None:
+        task, wanted, begun = self.config.task, self.config.episodes, len(writer)
+        if begun >= wanted:
+            return
+        # A continued recording takes a seed of its own rather than repeat the first episodes.
+        seed, ranges = self.config.seed * 1000 + begun, registry.log_ranges(task)
+        # A simulator that crashes takes its process along: not this one, where there is the time to start another.
+        processes = int(phase.seconds >= LEAST_APART_S)
+        for episode in record(task, demonstrator(task, seed), wanted - begun, seed, ranges, processes=processes):
+            writer.append(episode)
+            self.state.count("logs", episode.length)
+            share = max(len(writer) / wanted, phase.spent())
+            self.tick(phase, f"{len(writer)} of {wanted} episodes", share)
+            if (phase.spent() >= 1 and len(writer) >= FEWEST_LOGS) or self.budget.stop.is_set():
+                return
 
     def _brought(self) -> bool:
         """Logs in the run's own folder that another command put there, a camera's say, stay as they are."""
@@ -341,3 +358,8 @@ class Night:
         self.save_policy(CLONE, cloned=updates)
         if "dream" not in {share.name for share in self.budget.shares}:
             self.save_policy(BEST)
+
+
+def first_line(error: Exception) -> str:
+    """What a simulator's error says, without the traceback that it carries."""
+    return str(error).strip().splitlines()[0].rstrip(":")

@@ -35,15 +35,16 @@ SHORTEST_S = 30.0  # in less, not even the report is written in time
 class Watcher:
     """Shows the night on the terminal and in W&B."""
 
-    def __init__(self, screen: NightScreen, tracker: Tracker) -> None:
-        self.screen, self.tracker = screen, tracker
+    def __init__(self, screen: NightScreen) -> None:
+        self.tracker: Tracker | None = None  # its complaints are the night's, which needs who watches first
         self.phase, self.progress, self.note = screen.phase, screen.progress, screen.note
         self.step = 0
 
     def metrics(self, phase: str, step: int, seconds: float, values: dict[str, Any]) -> None:
         # Phases count steps of their own; W&B wants one that never goes back: the seconds since the first night began.
         self.step = int(seconds)
-        self.tracker.log({phase: {**values, "step": step}}, self.step)
+        if self.tracker is not None:
+            self.tracker.log({phase: {**values, "step": step}}, self.step)
 
 
 def dream(options: Dream) -> None:
@@ -66,13 +67,13 @@ def dream(options: Dream) -> None:
 
 def _dream(options: Dream, run: RunFolder, config: NightConfig, budget: Budget) -> None:
     with NightScreen() as screen, stop_on_signals(budget):
+        watcher = Watcher(screen)
+        night = Night(config, run, budget, watcher, choose_device(options.device))
         file = run.path / "wandb" / "run-id"
         run_id = file.read_text().strip() if file.is_file() else None
-        tracker = Tracker(run.path, options.wandb, to_dict(config), run_id or None, warn=screen.note)
+        tracker = watcher.tracker = Tracker(run.path, options.wandb, to_dict(config), run_id or None, warn=night.warn)
         if tracker.run_id and tracker.run_id != run_id:
             checkpoint.write_atomically(file, tracker.run_id.encode())
-        watcher = Watcher(screen, tracker)
-        night = Night(config, run, budget, watcher, choose_device(options.device))
         for text in checkpoint.damaged(run.checkpoints):
             night.warn(f"a checkpoint is damaged, and the one before it is used: {text}")
         _introduce(screen, night)

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from dreaming.clock import Budget, Place, Share, allot, process_age, stop_on_signals
+from dreaming.clock import Budget, Jumps, Place, Share, allot, process_age, stop_on_signals
 
 SHARES = [Share("learn", 0.5), Share("dream", 0.3), Share("report", 0.2)]
 
@@ -115,6 +115,22 @@ def test_signals_ask_once_and_then_insist(number, name):
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
     assert signal.getsignal(number) is before
+
+
+def test_jumps_of_the_wall_clock_are_told_from_halts():
+    now, wall = Hands(), Hands()
+    jumps = Jumps(now, wall)
+    for seconds, on_the_wall, told in (
+        (60, 60, ""),
+        (60, 61, ""),  # it is being slewed
+        (60, 60 + 3600, "forward by 3600 seconds"),
+        (60, 60 - 86_400, "back by 86400 seconds"),
+        (60, 60, ""),
+        (600, 600, "nothing happened for 600 seconds"),
+    ):
+        now.at, wall.at = now.at + seconds, wall.at + on_the_wall
+        text = jumps.look()
+        assert told in text if told else not text
 
 
 def test_this_process_has_an_age():
