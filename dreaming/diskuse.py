@@ -13,7 +13,7 @@ from dreaming.run import NightConfig
 from envs import registry
 from worldmodel.checkpoint import KEEP
 from worldmodel.context import PUSH, ContextSpec
-from worldmodel.log_format import row_dtype
+from worldmodel.log_format import row_dtypes
 from worldmodel.model import ModelConfig, Spaces, WorldModel
 
 MOST_ROWS = 3000  # of metrics a night, and one a minute of what is measured on held-out logs
@@ -30,8 +30,9 @@ def most_bytes(config: NightConfig, schema: Mapping[str, Any], hours: float, sce
         schema: of the logs.
         new_logs: whether they are still to be recorded.
     """
-    row = row_dtype(schema)
-    vector, action, image = row["vector"].shape[0], row["action"].shape[0], "image" in (row.names or ())
+    files = list(row_dtypes(schema).values())
+    columns = {name: file[name] for file in files for name in file.names or ()}
+    vector, action, image = columns["vector"].shape[0], columns["action"].shape[0], "image" in columns
     # Networks without numbers cost no memory. Logs vary no more factors than the task may.
     names = (*registry.log_ranges(config.task), PUSH) if config.task in registry.TASKS else ()
     with torch.device("meta"):
@@ -46,7 +47,7 @@ def most_bytes(config: NightConfig, schema: Mapping[str, Any], hours: float, sce
     # each filters with, two with optimisers and dreams that go on, and one with a policy that is being tried.
     each = 4 * model + 3 * (model + policy) + 2 * (2 * policy + dreams) + policy + 4 * MANIFEST
     steps = registry.task_class(config.task).max_steps if config.task in registry.TASKS else 0
-    rows = config.episodes * (steps + 1) * row.itemsize
+    rows = config.episodes * (steps + 1) * sum(file.itemsize for file in files)
     numbers = 4 * (config.audit_horizon + 1) * (vector + action + 3)
     metrics = ROW * int(min(MOST_ROWS, 1800 * hours) + 120 * hours + 100)
     return {
