@@ -1,7 +1,7 @@
 """A night that cannot be lost: shortened nights, killed (SIGKILL) again and again, and gone on with each time.
 
     python benchmarks/nights.py --kills 50
-    python benchmarks/nights.py --faults all --hours 0.03    # a night for each kind of trouble, see killing/fault.py
+    python benchmarks/nights.py --faults all --hours 0.05    # a night for each kind of trouble, see killing/fault.py
     python benchmarks/nights.py --memory --hours 0.05        # a night as it is: memory, disk, and its end in time
 
 Half of the kills fall at a random moment of a phase, half in the midst of a write, of every kind that there is. After
@@ -57,7 +57,8 @@ class Options:
     bytes: int = 24
     """Altered in each file of the newest checkpoints of a finished night."""
     faults: str = ""
-    """Instead of killing nights, have something happen to them: "all", or names with commas between."""
+    """Instead of killing nights, have something happen to them: "all", or what killing/fault.py knows, with commas
+    between, or with + where it is to happen to one night."""
     memory: bool = False
     """Instead of killing nights, watch one."""
 

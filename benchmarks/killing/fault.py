@@ -1,6 +1,6 @@
-"""A night to which something happens; what, the first argument says.
+"""A night to which something happens; what, the first argument says, one of SAYS or several with + between.
 
-    python benchmarks/killing/fault.py FAULT -- arguments of `dream`
+    python benchmarks/killing/fault.py FAULT+FAULT -- arguments of `dream`
 
 Simulators get processes of their own, as on a machine of three cores, so that they can be lost. No phase has a least
 time, as none has in a night of hours.
@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-HANG_S = 12.0  # without an answer, for a simulator to count as hung; minutes in a real night
+HANG_S = 45.0  # without an answer, for a simulator to count as hung; minutes in a real night
 SHARES = {"record": 0.1, "learn": 0.2, "clone": 0.05, "dream": 0.3, "audit": 0.12, "survival": 0.13, "report": 0.1}
-# What happens, and a word of what the report must say of it, and what it may not lose.
+# What happens, and what the report must say of it.
 SAYS = {
     "nothing": "",
     "loss made NaN": "not finite",
@@ -32,6 +32,15 @@ SAYS = {
     "W&B unreachable": "W&B",
     "wall clock set": "the wall clock went",
     "process halted": "nothing happened for",
+}
+
+
+SIGNALS = {
+    "simulators killed": (signal.SIGKILL, "spawn_main"),
+    "simulators crash in C": (signal.SIGSEGV, "spawn_main"),
+    "simulators hang": (signal.SIGSTOP, "spawn_main"),
+    "W&B killed": (signal.SIGKILL, "wandb"),
+    "W&B hung": (signal.SIGSTOP, "wandb"),
 }
 
 
@@ -64,39 +73,33 @@ def send(number: int, word: str) -> bool:
 class Trouble(threading.Thread):
     """Acts while the night goes on; knows the phase, and when it began."""
 
-    def __init__(self, fault: str, run: Path) -> None:
+    def __init__(self, faults: set[str], run: Path) -> None:
         super().__init__(daemon=True)
-        self.fault, self.run_folder = fault, run
+        self.faults, self.run_folder = faults, run
         self.phase, self.seconds, self.begun = "", 0.0, 0.0
-        self.hit: set[str] = set()
+        self.hit: set[tuple[str, str]] = set()  # fault and phase
 
     def run(self) -> None:
         while True:
             time.sleep(0.05)
             if self.phase and time.monotonic() - self.begun > 0.3 * self.seconds:
-                self.act()
+                for fault in self.faults - {fault for fault, phase in self.hit if phase in (self.phase, "all")}:
+                    self.act(fault)
 
-    def act(self) -> None:
-        number = {
-            "simulators killed": signal.SIGKILL, "simulators crash in C": signal.SIGSEGV,
-            "simulators hang": signal.SIGSTOP,
-        }.get(self.fault)  # fmt: skip
-        if number is not None and self.phase not in self.hit and send(number, "spawn_main"):
-            self.hit.add(self.phase)
-        if self.hit or self.phase not in ("learn", "clone"):
-            return
-        if self.fault in ("W&B killed", "W&B hung"):
-            number = signal.SIGKILL if self.fault == "W&B killed" else signal.SIGSTOP
-            if send(number, "wandb"):
-                self.hit.add(self.phase)
-        if self.fault == "process halted":
-            self.hit.add(self.phase)
-            script = f"sleep 8; kill -CONT {os.getpid()}"
-            subprocess.Popen(["/bin/sh", "-c", script])
-            os.kill(os.getpid(), signal.SIGSTOP)
-        if self.fault == "disk full":
-            self.hit.add(self.phase)
-            threading.Thread(target=self.fill, daemon=True).start()
+    def act(self, fault: str) -> None:
+        """Kills and halts simulators once a phase, where there are any; all else happens once, while it learns."""
+        if fault in SIGNALS:
+            number, word = SIGNALS[fault]
+            once = word == "wandb"
+            if (not once or self.phase in ("learn", "clone")) and send(number, word):
+                self.hit.add((fault, "all" if once else self.phase))
+        elif self.phase in ("learn", "clone"):
+            self.hit.add((fault, "all"))
+            if fault == "process halted":
+                subprocess.Popen(["/bin/sh", "-c", f"sleep 8; kill -CONT {os.getpid()}"])
+                os.kill(os.getpid(), signal.SIGSTOP)
+            if fault == "disk full":
+                threading.Thread(target=self.fill, daemon=True).start()
 
     def fill(self) -> None:
         """Until dreaming is half over."""
@@ -127,7 +130,7 @@ def poisoned(module: Any, name: str, first: int, last: int) -> Any:
     return patch.object(module, name, loss)
 
 
-def main(fault: str, arguments: list[str]) -> None:
+def main(faults: set[str], arguments: list[str]) -> None:
     import dreaming.clock as clock
     import dreaming.night as night
     from dreaming import cli
@@ -136,7 +139,7 @@ def main(fault: str, arguments: list[str]) -> None:
     from envs.workers import Workers
     from worldmodel import trainer
 
-    trouble = Trouble(fault, Path(arguments[arguments.index("--run") + 1]))
+    trouble = Trouble(faults, Path(arguments[arguments.index("--run") + 1]))
     made = Workers.__init__
 
     def workers(self: Workers, *given: Any, **named: Any) -> None:
@@ -145,7 +148,7 @@ def main(fault: str, arguments: list[str]) -> None:
     class Night(dream.Night):
         def __init__(self, config, run, budget, listener, *rest) -> None:
             super().__init__(config, run, budget, listener, *rest)
-            if fault == "wall clock set":
+            if "wall clock set" in faults:
                 self._jumps = clock.Jumps(wall=lambda: time.time() + 3600 * (trouble.phase not in ("", "record")))
             shown = listener.phase
 
@@ -163,10 +166,10 @@ def main(fault: str, arguments: list[str]) -> None:
         patch.object(os, "sched_getaffinity", lambda pid: {0, 1, 2}),
         patch.object(night, "LEAST_APART_S", 0.0),
         patch.object(night, "SAVE_EVERY_S", 2.0),
-        patch.object(clock, "LEAST_HALT_S", 6.0 if fault == "process halted" else clock.LEAST_HALT_S),
+        patch.object(clock, "LEAST_HALT_S", 6.0 if "process halted" in faults else clock.LEAST_HALT_S),
         patch.object(sys, "argv", ["dream", *arguments]),
     ]
-    if fault == "loss made NaN":
+    if "loss made NaN" in faults:
         patches += [poisoned(trainer, "world_model_loss", 3, 10), poisoned(ActorCritic, "losses", 3, 6)]
     for one in patches:
         one.start()
@@ -177,4 +180,4 @@ def main(fault: str, arguments: list[str]) -> None:
 if __name__ == "__main__":
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # whoever kills the benchmark kills its nights
     fault, dashes, *arguments = sys.argv[1:]
-    main(fault, arguments)
+    main(set(fault.split("+")), arguments)

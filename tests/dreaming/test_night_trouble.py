@@ -15,11 +15,12 @@ from worldmodel.storage import LogReader, LogWriter
 
 
 @pytest.fixture
-def sleeper(tmp_path):
+def sleeper(tmp_path, monkeypatch):
+    monkeypatch.setattr(night, "LEAST_APART_S", 1e9)
     run = RunFolder(tmp_path / "run")
     run.create(small_config(episodes=22))
     shares = [Share("record", 0.2), Share("learn", 0.4), Share("dream", 0.2), Share("survival", 0.2)]
-    return night.Night(run.config(), run, Budget(140.0, shares), Ears())
+    return night.Night(run.config(), run, Budget(3600.0, shares), Ears())
 
 
 def ends(after: int, errors: list[Exception]):
