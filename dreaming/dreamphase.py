@@ -148,7 +148,7 @@ class DreamPhase:
         seconds = round(night.earlier_s + night.budget.elapsed(), 2)
         state.selection.append({"seconds": seconds, "scores": scores, "kept": kept})
         night.metrics("selection", self.dreamer.updates, {**scores, "total": score.total}, always=True)
-        night.run.save_progress(state)
+        night.save_progress()
         self._selected = self._now()
         self._cost = self._selected - begun
         return score.rank

@@ -51,7 +51,7 @@ class Exploring:
         self.workers = workers
         latest = checkpoint.load(folder, LATEST) if checkpoint.exists(folder, LATEST) else None
         resumed = latest is not None and latest[1].get("night") == night.state.nights
-        state, _, _ = latest if resumed and latest else checkpoint.load(folder, CLONE)
+        state = latest[0] if resumed and latest else night.saved(CLONE)
         dreamer.load_state_dict(state["dreamer"])
         held_out, model = night.trainer.held_out, night.trainer.model
         self.dreams = ImaginedFailure(

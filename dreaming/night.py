@@ -156,6 +156,9 @@ class Night:
         self.state.took(phase.name, took - self.counted)
         self.counted = took
         self._saved = self.now()
+        self.save_progress()
+
+    def save_progress(self) -> None:
         self.saving("progress", self.run.save_progress, self.state)
 
     # -- what phases share --------------------------------------------------------------------------------------------
