@@ -3,6 +3,7 @@
     python benchmarks/nights.py --kills 50
     python benchmarks/nights.py --faults all --hours 0.05    # a night for each kind of trouble, see killing/fault.py
     python benchmarks/nights.py --memory --hours 0.05        # a night as it is: memory, disk, and its end in time
+    python benchmarks/nights.py --simulated --hours 2        # a night on a clock that goes faster than any
 
 Half of the kills fall at a random moment of a phase, half in the midst of a write, of every kind that there is. After
 each, the run folder is read, and so is how much work is lost; the next leg must go on where the killed one was. Now and
@@ -24,6 +25,7 @@ from killing.checks import Found, altered_bytes, read_all, saved_s
 from killing.fault import SAYS
 from killing.faults import measured, suffered
 from killing.killer import START, Kill, Killer
+from killing.simulated import simulated
 
 from configs import from_dict, to_dict
 from dreaming.run import NightConfig, RunFolder
@@ -61,6 +63,8 @@ class Options:
     between, or with + where it is to happen to one night."""
     memory: bool = False
     """Instead of killing nights, watch one."""
+    simulated: bool = False
+    """Instead of killing nights, play one whose clock is set on with every step."""
 
 
 @dataclass
@@ -217,10 +221,23 @@ def watch(options: Options) -> int:
     return int(bool(found.wrong or found.left_running or found.late_s > options.late_s))
 
 
+def imagine(options: Options) -> int:
+    path = options.out / f"simulated-{options.hours:g}"
+    shutil.rmtree(path, ignore_errors=True)
+    prepare(options, path)
+    late_s, clock = simulated(path, options.hours)
+    for name, at, seconds in clock.phases:
+        print(f"{name} begins after {at:.0f} s and is given {seconds:.0f}")
+    print(f"{options.hours:g} hours, {clock.step_s:.1f} seconds a step: it ends {late_s:.1f} seconds late")
+    return int(late_s > 5 * clock.step_s)
+
+
 def main(options: Options) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     if options.faults or options.memory:
         return suffer(options) if options.faults else watch(options)
+    if options.simulated:
+        return imagine(options)
     file = options.out / "results.json"
     results = from_dict(Results, json.loads(file.read_text()), str(file)) if file.exists() else Results()
 
