@@ -19,9 +19,10 @@ from dreaming.run import CLONE, LATEST, RunFolder
 from worldmodel import checkpoint
 from worldmodel.trainer import TrainerConfig
 
-TOTAL = 260.0
-SHARES = {"record": 0.1, "learn": 0.25, "clone": 0.2, "dream": 0.45}
-KILLS = {"learn": 47, "clone": 33, "dream": 71}  # steps into the phase
+TOTAL = 128.0
+SHARES = {"learn": 0.25, "clone": 0.25, "dream": 0.5}
+KILLS = {"learn": 27, "clone": 16, "dream": 45}  # steps into the phase
+SAVE_EVERY_S = 8.0
 LEARNING = TrainerConfig(batch=6, length=8, transition_steps=2, transition_batch=16, ensemble=2, ensemble_batch=16)
 DREAMING = DreamConfig(dreams=8, horizon=6, batch=4, length=8)
 
@@ -49,18 +50,18 @@ def played(run: RunFolder, clock: Clock) -> None:
     shares = [Share(name, share) for name, share in SHARES.items()]
     sleeper = night.Night(run.config(), run, Budget(TOTAL, shares, clock.now, used=clock.at), clock)
     sleeper.one_process = True
-    sleeper.phase("record", sleeper.record)
     sleeper.phase("learn", sleeper.learn)
     sleeper.phase("clone", sleeper.clone)
     sleeper.phase("dream", lambda phase: dream(sleeper, phase))
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(tmp_path_factory, small_night):
     """A folder of a whole night, and beside it copies of it as it was at each kill."""
     path = tmp_path_factory.mktemp("resumed") / "whole"
     run = RunFolder(path)
-    run.create(small_config(scenario="slippery", episodes=24, seed=3, trainer=LEARNING, dream=DREAMING))
+    run.create(small_config(scenario="slippery", seed=3, trainer=LEARNING, dream=DREAMING))
+    shutil.copytree(RunFolder(small_night.path).episodes, run.episodes)
 
     class Killer(Clock):
         def progress(self, share, text):
@@ -75,9 +76,10 @@ def whole(tmp_path_factory):
 
 
 def quick(patch) -> None:
-    """Saves every 20 steps; trials and audits of a size that hangs on no real clock."""
-    patch.setattr(night, "SAVE_EVERY_S", 20.0)
-    patch.setattr(dreamphase, "SAVE_EVERY_S", 20.0)
+    """Saves every few steps; trials and audits of a size that hangs on no real clock."""
+    patch.setattr(night, "SAVE_EVERY_S", SAVE_EVERY_S)
+    patch.setattr(dreamphase, "SAVE_EVERY_S", SAVE_EVERY_S)
+    patch.setattr(dreamphase, "ENVS", 4)
     patch.setattr(dreamphase, "affordable_draws", lambda *_: 2)
     patch.setattr(Auditor, "affordable", lambda *_, **__: 2)
 
@@ -105,7 +107,7 @@ def test_a_killed_night_goes_on_to_the_last_bit(whole, phase, monkeypatch):
     run = RunFolder(whole.with_name(phase))
     name = night.SAVED_AS[phase]
     at = checkpoint.load(run.checkpoints, name)[1]["place"]["at"]
-    assert 0 < KILLS[phase] - at["elapsed"] <= 21, "it was killed some steps after it was saved"
+    assert 0 < KILLS[phase] - at["elapsed"] <= 1 + SAVE_EVERY_S, "it was killed some steps after it was saved"
     clock = Clock(TOTAL - at["left"])
     played(run, clock)
     assert clock.phases == list(SHARES)[list(SHARES).index(phase) :]
