@@ -97,8 +97,7 @@ class Survival:
 class InOneProcess(Night):
     """All its work is this process's, whose time is counted."""
 
-    def workers(self, n_envs: int) -> Workers:
-        return Workers(self.config.task, n_envs, processes=0)
+    one_process = True
 
 
 class Quiet:

@@ -70,6 +70,14 @@ class ScenarioAudit:
     falls_within_trust: Falls | None = None
     """Each dream up to its own trust horizon, of which `horizon` is the median; None where no dream has one."""
 
+    @property
+    def disagreement(self) -> float | None:
+        """The dreams' error over that of standing still, medians, at the last step that at least half of them reach."""
+        at = max((h for h, n in enumerate(self.compared) if 2 * n >= self.dreams), default=None)
+        if at is None:
+            return None
+        dreamt, still = self.error.median[at], self.persistence.median[at]
+        return dreamt / still if dreamt is not None and still else None
 
     @classmethod
     def of_nothing(cls, scenario: str) -> "ScenarioAudit":

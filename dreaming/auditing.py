@@ -11,6 +11,7 @@ import numpy as np
 
 from dreaming.agent import Actor, View
 from dreaming.audit import AuditReport, Dream, audit, audit_on_logs
+from dreaming.beside import Tell
 from dreaming.rehearsal import rehearse, replayed_logs
 from dreaming.scenario import Scenario
 from envs.physics import Physics
@@ -61,6 +62,14 @@ class Auditor:
 
     def audit(self, dreams: Sequence[Dream], workers: Workers, replicas: int = 2) -> AuditReport:
         return audit(dreams, self.held_out.reader, workers, self.model.std.cpu().numpy(), replicas=replicas)
+
+    def examine(
+        self, workers: Workers, tell: Tell, scenarios: Sequence[Scenario], count: int, horizon: int, seed: int
+    ) -> AuditReport:
+        """`count` dreams a scenario, and their audit."""
+        tell("auditing dreams")
+        dreams = self.dreams(scenarios, count, horizon, seed, going_on=lambda: tell("auditing dreams") is None)
+        return self.audit(dreams, workers)
 
     def audit_on_logs(self, dreams: Sequence[Dream], names: Sequence[str] | None) -> AuditReport:
         return audit_on_logs(dreams, self.held_out.reader, self.model.std.cpu().numpy(), names)

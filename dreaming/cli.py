@@ -42,6 +42,8 @@ class Dream:
     """Decides every random draw. Default: 0."""
     view: Literal["blind", "estimate"] | None = None
     """What the policy knows of its physics: nothing (blind; default), or the model's own estimate."""
+    wake: int | None = None
+    """Simulator steps to learn from where audits find the dreams wrong, reported apart. Default: 0, none."""
     wandb: WandbMode = "auto"
     """Weights & Biases: online if you are logged in, else offline (auto), or off."""
     device: str = "auto"

@@ -10,6 +10,8 @@ TITLES = {
     "learn": "learning the world model",
     "clone": "imitating the logs",
     "dream": "dreaming what-ifs",
+    "wake": "learning from the simulator where dreams are wrong",
+    "dream again": "dreaming after the wake",
     "audit": "auditing dreams",
     "survival": "trying policies in the simulator",
     "report": "writing the report",

@@ -50,7 +50,8 @@ class Exploring:
         night, dreamer, folder = self.night, self.night.dreamer, self.night.run.checkpoints
         self.workers = workers
         latest = checkpoint.load(folder, LATEST) if checkpoint.exists(folder, LATEST) else None
-        resumed = latest is not None and latest[1].get("night") == night.state.nights
+        made = (latest[1].get("night"), latest[1].get("woken", 0)) if latest else None
+        resumed = made == (night.state.nights, night.state.woken)
         state = latest[0] if resumed and latest else night.saved(CLONE)
         dreamer.load_state_dict(state["dreamer"])
         held_out, model = night.trainer.held_out, night.trainer.model

@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from dreaming.agent import Actor
+from worldmodel.episode import WAKE
 from worldmodel.model import WorldModel
 from worldmodel.replay import Batch, Replay
 
@@ -18,7 +19,8 @@ def good_episodes(replay: Replay, share: float = 0.7) -> list[int]:
         start, length = replay.start[episode], replay.length[episode]
         return not replay.terminated[episode], float(rows["reward"][start : start + length].sum())
 
-    best_first = sorted((int(e) for e in replay.episodes), key=merit, reverse=True)
+    shown = [int(e) for e in replay.episodes if WAKE not in replay.reader.episodes[e]["info"]]  # by a demonstrator
+    best_first = sorted(shown, key=merit, reverse=True)
     return best_first[: max(1, round(share * len(best_first)))]
 
 

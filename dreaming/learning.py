@@ -9,7 +9,7 @@ import torch
 
 from configs import UserError
 from dreaming.actor_critic import ActorCritic, ActorCriticConfig
-from dreaming.agent import Agent, View
+from dreaming.agent import Actor, Agent, View
 from dreaming.imagination import MAX_LATENCY, DreamPhysics, Starts, draw_starts, imagine
 from dreaming.imitation import good_episodes, imitation_loss
 from dreaming.ongoing import Dreams, going_on
@@ -105,8 +105,9 @@ class DreamLearner:
         self.ongoing: Dreams | None = None  # what some of the next dreams go on from
         self.cost: dict[str, float] = {}  # reward a step that a scenario was last seen to cost the policy, in dreams
 
-    def agent(self, sample: bool = True, seed: int = 0) -> Agent:
-        return Agent(self.model, self.learner.actor, sample, seed)
+    def agent(self, sample: bool = True, seed: int = 0, actor: Actor | None = None) -> Agent:
+        """The policy at work: the present one, or that actor's."""
+        return Agent(self.model, actor or self.learner.actor, sample, seed)
 
     def _imitation(self) -> torch.Tensor:
         batch = self.demonstrations.sample(self.config.batch, self.config.length, self.rng)

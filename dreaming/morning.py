@@ -20,10 +20,11 @@ from dreaming.night import Night, first_line
 from dreaming.outlook import outlook
 from dreaming.report import data
 from dreaming.report.page import write_report
-from dreaming.run import BEST, CLONE
+from dreaming.run import BEST, CLONE, ZERO_STEP
 from dreaming.selection import AUDIT_SEEDS
 from dreaming.survival import Survival, cells_of, log_ranges, report_cells, try_policies
 from dreaming.truth import simulate
+from dreaming.wake import wake
 from envs.record import ExpertPolicy, Policy
 from envs.slots import SimulatorError
 from envs.workers import ProcessLostError, Workers
@@ -83,6 +84,8 @@ def survival(night: Night, phase: Phase) -> None:
         "after": run.load_agent(BEST, device=night.device),
         "demonstrator": ExpertPolicy(task, night.config.seed),
     }
+    if night.state.woken == night.state.nights + 1:
+        policies["zero_step"] = run.load_agent(ZERO_STEP, device=night.device)
     found = Survival(cells_of([*night.scenarios, *night.found()], task))
     with night.workers(ENVS) as workers:
         counted = 0
@@ -250,6 +253,8 @@ def all_phases(night: Night) -> Path:
     night.phase("learn", night.learn)
     night.phase("clone", night.clone)
     night.phase("dream", lambda phase: dream(night, phase))
+    night.phase("wake", lambda phase: wake(night, phase))
+    night.phase("dream again", lambda phase: dream(night, phase))
     night.phase("audit", lambda phase: audit(night, phase))
     night.phase("survival", lambda phase: survival(night, phase))
     pages: list[Path] = []

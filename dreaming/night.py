@@ -12,7 +12,10 @@ from typing import Any, Protocol
 import torch
 
 from configs import UserError, from_dict, packaged, to_dict
+from dreaming.actor_critic import ActorCritic
+from dreaming.agent import Actor
 from dreaming.auditing import Auditor
+from dreaming.beside import Beside, Here
 from dreaming.clock import Budget, Jumps, Phase, Place, Share
 from dreaming.exploration import found_scenarios
 from dreaming.learning import DreamLearner
@@ -41,6 +44,8 @@ SHARES = (
     Share("survival", 0.11, least=10.0, most=1800.0),
     Share("report", 0.03, least=14.0, most=60.0),
 )
+# After dreaming, in a night with a wake.
+WAKE_SHARES = (Share("wake", 0.12), Share("dream again", 0.15))
 SAVE_EVERY_S = 60.0
 LOG_EVERY_S = 2.0
 MOST_ROWS = 3000  # of metrics that wait where the disk is full
@@ -48,6 +53,7 @@ LOOK_EVERY_S, LOOK_SHARE = 60.0, 0.03  # at the held-out logs, as in train-world
 SAVED_AS = {"learn": NAME, "clone": CLONE, "dream": LATEST}  # phases that go on from their midst
 RECORDINGS = 4  # that may be begun, as simulators fail
 LEAST_APART_S = 30.0  # a phase, for its simulator to be given a process
+LEAST_BESIDE_S = 30.0  # in a shorter phase a process beside it would take too much of it to start
 FEWEST_LOGS = 20  # episodes that are recorded however short the night
 
 
@@ -61,6 +67,8 @@ class Listener(Protocol):
 
 
 class Night:
+    one_process = False  # whether all its work has to be this process's
+
     def __init__(
         self, config: NightConfig, run: RunFolder, budget: Budget, listener: Listener, device: torch.device = CPU
     ) -> None:
@@ -72,6 +80,9 @@ class Night:
         self.scenarios, self.searches = asked(config.scenario, config.task)
         self.explored: Callable[[], dict[str, Any]] | None = None  # what goes into checkpoints where it searches
         self.nominal: Physics = registry.nominal(config.task) if self.simulated else Physics()
+        if config.wake and self.simulated:
+            after = 1 + [share.name for share in budget.shares].index("dream")
+            budget.shares = [*budget.shares[:after], *WAKE_SHARES, *budget.shares[after:]]
         budget.shares = [share for share in budget.shares if share.name not in self._needless()]
         self._trainer: Trainer | None = None
         self._dreamer: DreamLearner | None = None
@@ -166,6 +177,10 @@ class Night:
     def reader(self) -> LogReader:
         return LogReader(self.run.logs(self.config))
 
+    def look_at_logs_again(self) -> None:
+        """Once they have grown: the world model goes on from its checkpoint, and policies are dreamt in that one."""
+        self._trainer = self._dreamer = None
+
     @property
     def trainer(self) -> Trainer:
         """Made when first asked for, from the newest checkpoint if there is one."""
@@ -229,27 +244,37 @@ class Night:
 
     def workers(self, n_envs: int) -> Workers:
         """On two cores the processes would only take turns with the networks."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        image = self.trainer.model.spaces.image
-        workers = Workers(self.config.task, n_envs, processes=0 if cores <= 2 else cores - 1, camera=image)
+        processes = 0 if self.one_process or _cores() <= 2 else _cores() - 1
+        workers = Workers(self.config.task, n_envs, processes=processes, camera=self.trainer.model.spaces.image)
         workers.told = self.warn
         return workers
 
-    def auditor(self) -> Auditor:
-        actor = self.dreamer.learner.actor
+    def helper(self, n_envs: int, seconds: float) -> Here | Beside:
+        """Who tries and audits policies in a phase of so many seconds: a process beside it where a core would idle."""
+        spare = _cores() - torch.get_num_threads()
+        if self.one_process or spare < 1 or self.device != CPU or seconds < LEAST_BESIDE_S:
+            return Here(self.workers(n_envs))
+        camera = self.trainer.model.spaces.image
+        return Beside(self.config.task, n_envs, camera, processes=0 if spare == 1 else spare)
+
+    def auditor(self, actor: Actor | None = None) -> Auditor:
+        """Of that actor's dreams, or of the present one's."""
+        actor = actor or self.dreamer.learner.actor
         view, held_out = self.config.dream.view, self.trainer.held_out
         return Auditor(self.config.task, self.trainer.model, actor, view, held_out, self.nominal, self.control_hz)
 
-    def save_policy(self, name: str, **more: Any) -> None:
-        """`more` is saved beside it."""
+    def save_policy(
+        self, name: str, learner: ActorCritic | None = None, updates: int | None = None, **more: Any
+    ) -> None:
+        """The present policy, or one as it was after so many updates; `more` is saved beside it."""
         dreamer, trainer = self.dreamer, self.trainer
-        meta = {**trainer.meta(), **self.place(), "night": self.state.nights}
-        extra: dict[str, Any] = more if name not in (LATEST, CLONE) else {"dreamer": dreamer.state_dict(), **more}
+        meta = {**trainer.meta(), **self.place(), "night": self.state.nights, "woken": self.state.woken}
+        extra = more if name not in (LATEST, CLONE) else {"dreamer": dreamer.state_dict(), **more}
         if name == LATEST and self.explored is not None:
             extra["exploration"] = self.explored()
         # A clone has no updates to go by: a later night's must count as newer.
-        step = trainer.steps if name == CLONE else dreamer.updates
-        state, meta = policy_state(name, dreamer.learner, dreamer.model, meta, extra)
+        step = trainer.steps if name == CLONE else dreamer.updates if updates is None else updates
+        state, meta = policy_state(name, learner or dreamer.learner, dreamer.model, meta, extra)
         self.saving(name, checkpoint.save, self.run.checkpoints, name, step, state, meta)
 
     def saved(self, name: str) -> dict[str, Any]:
@@ -366,3 +391,7 @@ class Night:
 def first_line(error: Exception) -> str:
     """What a simulator's error says, without the traceback that it carries."""
     return str(error).strip().splitlines()[0].rstrip(":")
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

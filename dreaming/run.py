@@ -24,6 +24,7 @@ from worldmodel.saved import build_model, place
 from worldmodel.trainer import TrainerConfig
 
 CLONE, LATEST, BEST = "policy-cloned", "policy-latest", "policy-best"
+ZERO_STEP = "policy-zero-step"  # the best before a wake
 OURS = {"config.yaml", "episodes", "episodes.importing", "checkpoints", "plots", "audit", "report", "wandb"}
 OURS |= {"metrics.jsonl", "progress.json", "survival.json", "evaluation.json", LOCK}
 
@@ -41,6 +42,7 @@ class NightConfig:
     audit_horizon: int = 50  # steps a dream is followed in the audit
     film_steps: int = 60  # steps shown in a film
     select: bool = True  # try the policy in the simulator now and then and keep the best; else keep the last
+    wake: int = 0  # simulator steps to learn from where audits say that the model is wrong
     gate: bool = True  # audits refuse scenarios that the model errs too much in
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     dream: DreamConfig = field(default_factory=DreamConfig)
@@ -67,6 +69,8 @@ class Progress:
     best_worlds: str = ""  # what the score was measured on; scores on other worlds do not compare
     refused: dict[str, str] = field(default_factory=dict)  # scenario: reason
     exploration: dict[str, Any] = field(default_factory=dict)  # what a night found that was to find its own what-ifs
+    disagreement: dict[str, float] = field(default_factory=dict)  # scenario: error of its dreams over standing still's
+    woken: int = 0  # the night, counted from 1, of the last wake that is over
     selection: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 

@@ -4,12 +4,12 @@ More dreaming is not better: policies peak, then exploit the model. These simula
 they are counted as such, and the seeds are used for nothing else.
 """
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from dreaming.beside import Tell
 from dreaming.evaluate import evaluate
 from dreaming.scenario import Scenario
 from envs import registry
@@ -46,8 +46,8 @@ class Score:
 class Selector:
     """Tries policies in the same drawn worlds, always."""
 
-    def __init__(self, task: str, scenarios: Sequence[Scenario], base: Physics, workers: Workers, draws: int) -> None:
-        self.task, self.workers = task, workers
+    def __init__(self, task: str, scenarios: Sequence[Scenario], base: Physics, draws: int) -> None:
+        self.task, self.draws = task, draws
         ranges, logged = registry.log_ranges(task), np.random.default_rng(SELECTION_SEEDS - 1)
         self.cells = [("logged", str(i), sample(ranges, base, logged)) for i in range(2 * draws)]
         for number, scenario in enumerate(scenarios):
@@ -55,8 +55,11 @@ class Selector:
             self.cells += [(scenario.name, str(i), scenario.sample(task, rng, base)) for i in range(draws)]
         self.worlds = f"{draws} draws of logged, {', '.join(s.name for s in scenarios)}"
 
-    def score(self, policy: Policy, on_episode: Callable[[int, int], None] | None = None) -> Score:
-        results = evaluate(self.task, policy, self.cells, [SELECTION_SEEDS], self.workers, True, on_episode)
+    def score(self, workers: Workers, tell: Tell, policy: Policy) -> Score:
+        def on_episode(done: int, jobs: int) -> None:
+            tell(f"trying the policy in the simulator: {done} of {jobs} episodes")
+
+        results = evaluate(self.task, policy, self.cells, [SELECTION_SEEDS], workers, True, on_episode)
         by_scenario: dict[str, list[float]] = {}
         for result in results:
             by_scenario.setdefault(result.scenario, []).append(1.0 - result.failure_rate)
@@ -65,23 +68,15 @@ class Selector:
         return Score(nominal, {name: float(np.mean(rates)) for name, rates in by_scenario.items()}, returned)
 
 
-def seconds_a_step(
-    policy: Policy,
-    workers: Workers,
-    physics: Physics,
-    steps: int = 12,
-    now: Callable[[], float] = time.monotonic,
-) -> float:
-    """How long one step of all the workers' environments takes with this policy, by the clock `now`."""
+def some_steps(workers: Workers, _tell: Tell, policy: Policy, physics: Physics, steps: int) -> None:
+    """Begins all the workers' environments anew and takes so many steps with this policy, to see what that takes."""
     rows = list(range(workers.n_envs))
     policy.reset(len(rows))
     observation = workers.reset(rows, [SELECTION_SEEDS - 1 - row for row in rows], [physics] * len(rows))
     is_first = np.ones(len(rows), bool)
-    begun = now()
     for _ in range(steps):
         observation = workers.step(rows, policy.act(observation, is_first)).observation
         is_first[:] = False
-    return (now() - begun) / steps
 
 
 def affordable_draws(step_s: float, max_steps: int, scenarios: int, n_envs: int, seconds: float) -> int:

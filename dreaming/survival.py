@@ -16,6 +16,7 @@ from envs import registry
 from envs.physics import Physics
 from envs.record import Policy
 from envs.workers import Workers
+from worldmodel.episode import WAKE
 from worldmodel.storage import LogReader
 
 ROUND = 5  # seeds; fewer in the first round, which tells how long one takes
@@ -88,13 +89,15 @@ def try_policies(
 
 
 def log_ranges(reader: LogReader, task: str) -> dict[str, list[float]]:
-    """factor: [lowest, highest] in the logs.
+    """factor: [lowest, highest] in the logs that were given.
 
     Draws never reach the ends of what they are drawn from. So an end that comes within a tenth of the usual world, or
     of an end that the task records between, is taken to be that.
     """
     ranges: dict[str, list[float]] = {}
     for episode in reader.episodes:
+        if WAKE in episode["info"]:
+            continue  # what a night has seen by itself makes a world no less of a what-if
         for name, value in episode["physics"].items():
             low, high = ranges.setdefault(name, [value, value])
             ranges[name] = [min(low, value), max(high, value)]

@@ -251,6 +251,11 @@ class BulletEnv(gymnasium.Env[Any, np.ndarray]):
         """
         return True
 
+    @classmethod
+    def ended(cls, vectors: np.ndarray) -> np.ndarray:
+        """Whether the task ends in failure in each of these states (..., D), true or dreamt, as far as they tell."""
+        return np.zeros(vectors.shape[:-1], bool)
+
     # -- inside --------------------------------------------------------------------------------
 
     def _ready_artist(self) -> Self:

@@ -186,6 +186,7 @@ def record(
     processes: int | None = None,
     camera: bool = False,
     on_episode: Callable[[Episode], None] | None = None,
+    draw: Callable[[np.random.Generator], Physics] | None = None,
 ) -> Iterator[Episode]:
     """Yields `episodes` Episodes in the order of their numbers, each as soon as those before it are done.
 
@@ -194,6 +195,7 @@ def record(
     Args:
         ranges: physics to draw each episode's world from; None takes the task's `log_ranges`, {} nominal physics.
         on_episode: called with every Episode before it is yielded.
+        draw: gives each episode's world, in place of ranges.
     """
     if seed < 0:
         raise UserError(f"seed {seed} is negative; give 0 or more")
@@ -203,14 +205,14 @@ def record(
     ranges = registry.log_ranges(task) if ranges is None else ranges
     check_range(ranges, nominal)
     with Workers(task, min(n_envs, episodes), processes, camera) as workers:
-        for episode in _record(workers, policy, episodes, seed, ranges, nominal):
+        for episode in _record(workers, policy, episodes, seed, draw or (lambda rng: sample(ranges, nominal, rng))):
             if on_episode is not None:
                 on_episode(episode)
             yield episode
 
 
 def _record(
-    workers: Workers, policy: Policy, episodes: int, seed: int, ranges: PhysicsRange, nominal: Physics
+    workers: Workers, policy: Policy, episodes: int, seed: int, draw: Callable[[np.random.Generator], Physics]
 ) -> Iterator[Episode]:
     rows: list[_Running | None] = [None] * workers.n_envs
     finished: dict[int, Episode] = {}
@@ -222,7 +224,7 @@ def _record(
         is_first = np.zeros(workers.n_envs, bool)
         if empty:
             for row in empty:
-                physics = sample(ranges, nominal, np.random.default_rng([seed, begun, FOR_PHYSICS]))
+                physics = draw(np.random.default_rng([seed, begun, FOR_PHYSICS]))
                 rows[row] = _Running(begun, episode_seed(seed, begun), physics)
                 begun += 1
             starting = [running for row in empty if (running := rows[row])]

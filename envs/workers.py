@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
+from typing import Any
 
 import numpy as np
 
@@ -175,16 +176,7 @@ class Workers:
             raise RuntimeError(f"workers: {method} after close")
 
     def _start_process(self) -> tuple[Connection, BaseProcess]:
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        process = context.Process(target=serve, args=(theirs, self.task, self.camera), daemon=True)
-        with _one_thread(), _interrupts_held():
-            process.start()
-        theirs.close()
-        # A process that has stopped reading must not hold up who writes to it either.
-        with socket.socket(fileno=os.dup(ours.fileno())) as pipe:
-            pipe.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", math.ceil(self.hang_s), 0))
-        return ours, process
+        return start_process(serve, (self.task, self.camera), self.hang_s)
 
     def _replace(self, process: int) -> None:
         self._connections[process].close()
@@ -259,6 +251,26 @@ def _shut_down(connections: list[Connection], processes: list[BaseProcess]) -> N
             process.join()
     connections.clear()
     processes.clear()
+
+
+def start_process(
+    target: Callable[..., None], arguments: Sequence[Any], hang_s: float, daemon: bool = True
+) -> tuple[Connection, BaseProcess]:
+    """A process that runs `target(connection, *arguments)`, and our end of that connection.
+
+    It gets one thread, and is not interrupted before it has said what it does about that. Sending to it raises
+    BlockingIOError if it does not read for `hang_s` seconds.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=target, args=(theirs, *arguments), daemon=daemon)
+    with _one_thread(), _interrupts_held():
+        process.start()
+    theirs.close()
+    # A process that has stopped reading must not hold up who writes to it either.
+    with socket.socket(fileno=os.dup(ours.fileno())) as pipe:
+        pipe.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", math.ceil(hang_s), 0))
+    return ours, process
 
 
 @contextmanager

@@ -8,6 +8,8 @@ import numpy as np
 
 from configs import UserError
 
+WAKE = "wake"  # in an episode's info: it was recorded in a night's wake, of the night with that number
+
 
 @dataclass
 class Episode:

@@ -219,6 +219,10 @@ class LogReader:
     def __len__(self) -> int:
         return len(self.episodes)
 
+    def __reduce__(self) -> tuple[type["LogReader"], tuple[Path]]:
+        """To another process it goes by its name, not with all its rows."""
+        return LogReader, (self.folder,)
+
     def episode(self, i: int) -> Episode:
         """Episode i, copied out of the file."""
         record = self.episodes[i]

@@ -140,9 +140,14 @@ def _settle(options: Dream, run: RunFolder, config: NightConfig, new: bool, data
     for name, value in asked.items():
         if value is not None and value != has[name] and fixed and not new:
             raise UserError(f"{run.path} has {name} {has[name]}; leave --{name} out, or give a new --run")
-    chosen = {name: value for name in ("size", "seed", "scenario") if (value := getattr(options, name)) is not None}
+    given = {name: getattr(options, name) for name in ("size", "seed", "scenario", "wake")}
+    chosen = {name: value for name, value in given.items() if value is not None}
     if "seed" in chosen and chosen["seed"] < 0:
         raise UserError(f"--seed is {options.seed}; give 0 or more")
+    if chosen.get("wake", config.wake) < 0:
+        raise UserError(f"--wake is {options.wake}; give the number of simulator steps, 0 for none")
+    if chosen.get("wake", config.wake) and (data or config.task not in registry.TASKS):
+        raise UserError("--wake adds episodes of the simulator to the run's own logs; leave it out with --data")
     if options.view is not None:
         chosen["dream"] = replace(config.dream, view=options.view)
     return replace(config, data=data, **chosen)

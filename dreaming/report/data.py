@@ -35,6 +35,7 @@ class Cell:
     before: Outcome  # the behaviour cloning start
     after: Outcome  # the best audited policy
     demonstrator: Outcome | None = None
+    zero_step: Outcome | None = None  # the best policy before the wake, where there was one
 
 
 @dataclass

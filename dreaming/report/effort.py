@@ -17,7 +17,7 @@ from worldmodel.tracking import flatten
 MOST_POINTS = 240  # of one curve: a page does not need more
 PURPOSES = {
     "logs": "recording the logs (the demonstrator at work)",
-    "learning": "learning",
+    "learning": "learning, in a wake",
     "selection": "choosing which policy to keep",
     "audit": "checking dreams",
     "survival": "measuring survival, for this page only",
@@ -27,6 +27,8 @@ PHASES = {
     "learn": "world model",
     "clone": "imitating the logs",
     "dream": "dreaming",
+    "wake": "learning from the simulator where dreams are wrong",
+    "dream again": "dreaming after the wake",
     "survival": "measuring survival",
     "report": "this report",
 }

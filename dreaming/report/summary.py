@@ -127,7 +127,21 @@ def headline(report: Report) -> str:
     return (
         f"{opening}: {where} the policy fails in {after.text()}; "
         f"before dreaming it failed in {percent(before.value)} ({interval_text(before)})."
+        f"{_wake_sentence(report, cells)}"
     )
+
+
+def _wake_sentence(report: Report, cells: list[Cell]) -> str:
+    """What no simulator step went into stands apart from what some did."""
+    steps = report.spent.simulator_steps.get("learning", 0)
+    zero = [cell.zero_step for cell in cells if cell.zero_step is not None]
+    if not steps:
+        return ""
+    said = f" It learnt from {steps:,} simulator steps of a wake"
+    if not zero:
+        return f"{said}."
+    share = pooled(zero)
+    return f"{said}; the policy that learnt from none fails in {percent(share.value)} ({interval_text(share)})."
 
 
 def within_logs_sentence(report: Report) -> str:

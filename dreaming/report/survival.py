@@ -22,7 +22,8 @@ from dreaming.report.summary import (
 POLICIES = {
     "demonstrator": "demonstrator",
     "before": "before: cloned from the logs",
-    "after": "after dreaming",
+    "zero_step": "after dreaming, before the wake",
+    "after": "after the night",
 }
 VERDICTS = {
     "fewer": '<span class="good">fewer failures</span>',
@@ -123,7 +124,7 @@ def _row(cell: Cell) -> Row:
 
 
 def _scenario_table(cells: list[Cell]) -> str:
-    rows, outside = [], []
+    rows, outside, woken = [], [], any(cell.zero_step is not None for cell in cells)
     for (name, in_logs), members in _groups(cells, "scenario", "in_logs"):
         before, after = pooled(c.before for c in members), pooled(c.after for c in members)
         worlds = f"{len(members)} world{'s' if len(members) > 1 else ''}, n\u00a0=\u00a0{after.n}"
@@ -132,11 +133,13 @@ def _scenario_table(cells: list[Cell]) -> str:
                 f"{escape(name)} <small>{worlds}</small>",
                 VERDICTS[verdict(after, before)],
                 _share(before),
+                *[_share(pooled(c.zero_step for c in members if c.zero_step is not None))] * woken,
                 _share(after),
             ]
         )
         outside.append(not in_logs)
-    return table(["scenario", "verdict", "fails before", "fails after"], rows, left=2, outside=outside) + paragraph(
+    columns = ["scenario", "verdict", "fails before", *["before the wake"] * woken, "fails after"]
+    return table(columns, rows, left=2, outside=outside) + paragraph(
         "The bar at the left marks worlds that no log holds. “Fewer” and “more” are said only where the 95% interval "
         "of the difference (Newcombe) excludes zero.",
         "muted",
@@ -144,7 +147,9 @@ def _scenario_table(cells: list[Cell]) -> str:
 
 
 def _world_table(report: Report) -> str:
-    columns = ["world", "n", "demonstrator fails", "before fails", "after fails", f"{words(report.task).lost}, of n"]
+    woken = any(cell.zero_step is not None for cell in report.survival)
+    columns = ["world", "n", "demonstrator fails", "before fails", *["before the wake"] * woken, "after fails"]
+    columns += [f"{words(report.task).lost}, of n"]
     columns += ["return, mean ± sd"]
     progress = any(cell.after.progress_mean is not None for cell in report.survival)
     if progress:
@@ -153,7 +158,8 @@ def _world_table(report: Report) -> str:
     for cell in report.survival:
         before, after = cell.before, cell.after
         row = [f"{escape(cell.scenario)}: {escape(cell.label)}", str(after.n)]
-        row += [_rate(cell.demonstrator), _rate(before), _rate(after), f"{before.lost} → {after.lost}"]
+        row += [_rate(cell.demonstrator), _rate(before), *[_rate(cell.zero_step)] * woken, _rate(after)]
+        row += [f"{before.lost} → {after.lost}"]
         row += [f"{_return(before)}<br>→ {_return(after)}"]
         if progress:
             row += [f"{number(before.progress_mean)} → {number(after.progress_mean)}"]

@@ -169,6 +169,10 @@ class Ant(Walker):
         walking = up and _far_enough(self._travelled_m, self.steps)
         return Outcome(reward, failure=not up, success=walking, progress=self._travelled_m)
 
+    @classmethod
+    def ended(cls, vectors: np.ndarray) -> np.ndarray:
+        return ~(vectors[..., 0] + START_Z_M > DOWN_Z_M)
+
     def _push(self, speed_m_s: float) -> None:
         # The joints' rates are relative, so the torso takes the whole robot along.
         (vx, vy, vz), spin = pybullet.getBaseVelocity(self._robot, physicsClientId=self.client)

@@ -146,6 +146,10 @@ class Hopper(Walker):
         reward = self._reward(not fallen, progress_m, applied_action, self._joint_rates, at_limit)
         return Outcome(reward, failure=fallen, success=not fallen, progress=self._travelled_m)
 
+    @classmethod
+    def ended(cls, vectors: np.ndarray) -> np.ndarray:
+        return ~((vectors[..., 0] + TORSO_Z_M > FALLEN_Z_M) & (np.abs(vectors[..., 7]) < FALLEN_PITCH_RAD))
+
     def _push(self, speed_m_s: float) -> None:
         # The sliding joint carries the whole robot, so its rate is the speed of every part.
         position, rate, *_ = pybullet.getJointState(self._robot, SLIDE_X, physicsClientId=self.client)

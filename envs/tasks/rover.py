@@ -182,6 +182,10 @@ class Rover(BulletEnv):
         reward = progress * CONTROL_HZ / NOMINAL_SPEED_M_S - 0.2 * (vector[0] / HALF_WIDTH_M) ** 2
         return Outcome(reward, False, _far_enough(self._s), self._s)
 
+    @classmethod
+    def ended(cls, vectors: np.ndarray) -> np.ndarray:
+        return np.abs(vectors[..., 0]) > HALF_WIDTH_M  # that it has tipped over, its observation does not say
+
     def _push(self, speed_m_s: float) -> None:
         # The base carries the robot, and its joints turn on as they did.
         (vx, vy, vz), spin = pybullet.getBaseVelocity(self._robot, physicsClientId=self.client)

@@ -1,8 +1,8 @@
 """The dream phase; whole nights with it are in test_night.py."""
 
-from contextlib import nullcontext
 from types import SimpleNamespace
 
+from dreaming.beside import LostError
 from dreaming.clock import Budget, Share
 from dreaming.dreamphase import DreamPhase
 from dreaming.run import BEST, LATEST, Progress
@@ -18,7 +18,7 @@ def ended(skipped: int) -> Progress:
     )  # fmt: skip
     night = SimpleNamespace(
         state=Progress(), searches=False, dreamer=dreamer, trainer=None, coverable=list, simulated=False,
-        save_policy=lambda name: None, tick=lambda *_: None, metrics=lambda *_: None,
+        save_policy=lambda name, **_: None, tick=lambda *_: None, metrics=lambda *_: None,
     )  # fmt: skip
     phase = DreamPhase(night, Budget(0.0, [Share("dream", 1.0)]).phase("dream"))  # pyright: ignore[reportArgumentType]
     phase._begin = lambda: None
@@ -38,14 +38,16 @@ def test_what_was_dreamt_is_counted():
 def test_a_night_may_do_without_trials_and_audits_and_then_keeps_the_last_policy():
     clock = iter(range(100))
     dreamer = SimpleNamespace(
-        updates=0, imagined_steps=0, learner=SimpleNamespace(step=SimpleNamespace(skipped=0)),
+        updates=0, imagined_steps=0, learner=SimpleNamespace(step=SimpleNamespace(skipped=0)), scenarios=[],
         dream=lambda spent: {"imagined_return": 0.0},
     )  # fmt: skip
     saved: list[str] = []
     night = SimpleNamespace(
-        state=Progress(), searches=False, dreamer=dreamer, trainer=None, simulated=True, save_policy=saved.append,
+        state=Progress(), searches=False, dreamer=dreamer, trainer=None, simulated=True,
+        save_policy=lambda name, **_: saved.append(name),
         coverable=lambda: [Scenario("slippery", "", {"default": {"floor_friction": 0.1}})],
-        config=SimpleNamespace(select=False, gate=False), workers=lambda n: nullcontext(),
+        config=SimpleNamespace(select=False, gate=False),
+        helper=lambda *_: SimpleNamespace(close=lambda: None, beside=False, workers=None),
         tick=lambda *_: None, metrics=lambda *_: None,
         budget=Budget(10.0, [Share("dream", 1.0)], now=lambda: float(next(clock))),
     )  # fmt: skip
@@ -56,17 +58,155 @@ def test_a_night_may_do_without_trials_and_audits_and_then_keeps_the_last_policy
     assert not night.state.simulator_steps and not night.state.refused and not night.state.selection
 
 
-def test_of_policies_that_fail_as_seldom_the_one_that_earns_more_is_kept():
-    kept = []
+class Told:
+    """In place of a process beside dreaming: what it will give back is known beforehand."""
+
+    def __init__(self, found, beside: bool = True) -> None:
+        self.found, self.beside = list(found), beside
+        self.steps, self.looks, self.begun = 0, 0, []
+        self.troubles: list[str] = []
+
+    def begin(self, work, *arguments):
+        self.begun.append(arguments)
+
+    def look(self):
+        self.looks += 1
+
+    def result(self, tell):
+        self.steps += 10
+        found = self.found.pop(0)
+        if isinstance(found, Exception):
+            self.troubles.append("it died")
+            raise found
+        return found
+
+    def close(self): ...
+
+
+class Policy:
+    """Learns to be its number of updates."""
+
+    def __init__(self) -> None:
+        self.updates, self.imagined_steps, self.scenarios = 0, 0, [ICE]
+        self.learner = SimpleNamespace(actor=0, step=SimpleNamespace(skipped=0), state_dict=dict)
+
+    def dream(self, spent):
+        self.updates += 1
+        self.learner.actor = self.updates
+        return {"imagined_return": 0.0}
+
+    def agent(self, actor): ...
+
+    def forget(self, names): ...
+
+
+ICE = Scenario("ice", "", {"default": {"floor_friction": 0.1}})
+
+
+def phase_with(helper: Told, seconds: float = 100.0):
+    """A dream phase in which an update takes a second, and all else no time; and the policies it saves, as (name,
+    what was learnt, after how many updates)."""
+    dreamer, kept, clock = Policy(), [], [0.0]
+    dream_once = dreamer.dream
+
+    def dream(spent):
+        clock[0] += 1.0
+        return dream_once(spent)
+
+    dreamer.dream = dream
     night = SimpleNamespace(
-        state=Progress(), searches=False, dreamer=SimpleNamespace(agent=lambda: None, updates=0), trainer=None,
-        simulated=True, save_policy=kept.append, coverable=list, earlier_s=0.0, metrics=lambda *_, **__: None,
-        run=SimpleNamespace(save_progress=lambda state: None), budget=Budget(10.0, [Share("dream", 1.0)]),
+        state=Progress(), searches=False, dreamer=dreamer, trainer=None, simulated=True, earlier_s=0.0, device=None,
+        coverable=lambda: [ICE], config=SimpleNamespace(select=True, gate=True, dream=SimpleNamespace(horizon=5)),
+        helper=lambda *_: helper, tick=lambda *_: None, metrics=lambda *_, **__: None,
+        auditor=lambda actor: SimpleNamespace(examine=None), listener=SimpleNamespace(note=lambda text: None),
+        run=SimpleNamespace(save_progress=lambda state: None),
+        save_policy=lambda name, learner=None, updates=None, **more: kept.append(
+            (name, (learner or dreamer.learner).actor, dreamer.updates if updates is None else updates, more)
+        ),
+        budget=Budget(seconds, [Share("dream", 1.0)], now=lambda: clock[0]),
     )  # fmt: skip
     phase = DreamPhase(night, night.budget.phase("dream"))  # pyright: ignore[reportArgumentType]
-    phase._workers = SimpleNamespace(steps=0)  # pyright: ignore[reportAttributeAccessIssue]
+    phase.helper = helper  # pyright: ignore[reportAttributeAccessIssue]
+    phase.selector = SimpleNamespace(score=None, draws=4)  # pyright: ignore[reportAttributeAccessIssue]
+    phase._cost = {"selection": 8.0, "audit": 4.0}
+    return phase, kept
+
+
+def scored(*values: float) -> list[Score]:
+    return [Score(value, {"ice": value}, 0.0) for value in values]
+
+
+def test_of_policies_that_fail_as_seldom_the_one_that_earns_more_is_kept():
     scores = [Score(1.0, {"ice": 0.5}, 10.0), Score(1.0, {"ice": 0.5}, 9.0), Score(0.5, {"ice": 1.0}, 12.0)]
-    for score, count in zip([*scores, Score(1.0, {"ice": 0.6}, 1.0)], (1, 1, 2, 3), strict=True):
-        phase.selector = SimpleNamespace(score=lambda *_, score=score: score)  # pyright: ignore[reportAttributeAccessIssue]
-        assert phase._select() == score.rank
+    scores.append(Score(1.0, {"ice": 0.6}, 1.0))
+    phase, kept = phase_with(Told(scores))
+    for score, count in zip(scores, (1, 1, 2, 3), strict=True):
+        assert phase._try() == score.rank
         assert len(kept) == count
+
+
+def test_what_was_tried_beside_dreaming_is_kept_not_what_became_of_it():
+    helper = Told(scored(0.5, 0.4, 0.6, 0.7, 0.1, 0.1, 0.1))
+    phase, kept = phase_with(helper)
+    phase._audits = 2  # both are over
+    phase._updates(phase._between)
+    best = [(learnt, updates) for name, learnt, updates, _ in kept if name == BEST]
+    # The first begins 10 s after the start; its result is due 10 updates later, as 8 s alone take 1.25 times as long
+    # beside dreaming; and 10 s later comes the next.
+    assert best == [(10, 10), (50, 50), (70, 70)]
+    saves = [(updates, more["ledger"]["begun"]) for name, _, updates, more in kept if name == LATEST]
+    assert [updates for updates, _ in saves][:4] == [10, 20, 30, 40]
+    assert saves[0][1]["due"] == 20 and saves[1][1] is None
+    assert phase.state.simulator_steps == {"selection": 40}
+    assert helper.looks == 40  # at every update meanwhile
+
+
+def test_a_night_that_was_killed_with_a_trial_under_way_takes_it_up_again():
+    first, kept = phase_with(Told(scored(0.5)))
+    first._audits = 2
+    first._updates(lambda: first._between() or first.dreamer.updates >= 10 and first.night.budget.stop.set())
+    ledger = kept[-1][3]["ledger"]
+    second, again = phase_with(Told(scored(0.5)))
+    second.dreamer.updates = 10
+    second.dreamer.learner.load_state_dict = lambda state: None
+    second._go_on(ledger)
+    assert second._begun is not None and (second._begun.updates, second._begun.due) == (10, 20)
+    assert second._audits == 2 and second._dreamt == (10.0, 10)
+    while second._begun is not None:
+        second.dreamer.dream(0.0)
+        second._between()
+    assert second.dreamer.updates == 20 and again[0][2] == 10
+
+
+def test_trials_that_are_lost_are_told_and_done_without():
+    phase, kept = phase_with(Told([LostError("died (signal 9)"), *scored(0.5)]))
+    assert phase._try() is None and not kept
+    assert phase.state.warnings == [
+        "a trial of the policy was done without, as the process that did it died (signal 9) twice", "it died",
+    ]  # fmt: skip
+    assert phase._try() is not None and [name for name, *_ in kept] == [BEST]
+
+
+def test_without_a_core_to_spare_trials_take_dreaming_s_time():
+    helper = Told(scored(0.5, 0.6, 0.7, 0.1, 0.1), beside=False)
+    phase, kept = phase_with(helper)
+    phase._audits = 2
+    phase._updates(phase._between)
+    # 15% of the time is 8 s of 53; here they take none, so that the next costs nothing and comes after 10 s.
+    assert [updates for name, _, updates, _ in kept if name == BEST] == [46, 56, 66]
+
+
+def test_a_night_that_is_stopped_with_a_trial_under_way_saves_that():
+    class Stops(Told):
+        def result(self, tell):
+            tell("trying")
+            return super().result(tell)
+
+    phase, kept = phase_with(Stops(scored(0.5)))
+    phase._audits = 2
+    phase._updates(lambda: phase._between() or phase.dreamer.updates >= 15 and phase.night.budget.stop.set())
+    phase._finish()
+    phase._end()
+    begun = kept[-1][3]["ledger"]["begun"]
+    assert kept[-1][:3] == (LATEST, 15, 15) and (begun["updates"], begun["due"]) == (10, 20)
+    assert phase._try() is None

@@ -56,7 +56,7 @@ def test_good_episodes_are_the_best_first_and_accidents_last():
     # Episodes 0 to 4 of two rows each; their returns are 3, 9, 5, 100 (a fall) and 1.
     reward = np.array([1, 2, 4, 5, 2, 3, 50, 50, 0, 1], np.float32)
     replay = SimpleNamespace(
-        reader=SimpleNamespace(rows={"reward": reward}),
+        reader=SimpleNamespace(rows={"reward": reward}, episodes=[{"info": {}} for _ in range(5)]),
         start=np.arange(0, 10, 2),
         length=np.full(5, 2),
         terminated=np.array([False, False, False, True, False]),
@@ -65,5 +65,7 @@ def test_good_episodes_are_the_best_first_and_accidents_last():
     assert good_episodes(replay, 1.0) == [1, 2, 0, 4, 3]
     assert good_episodes(replay, 0.4) == [1, 2]
     assert good_episodes(replay, 0.01) == [1]  # never none
+    replay.reader.episodes[1]["info"]["wake"] = 0  # no demonstrator's
+    assert good_episodes(replay, 1.0) == [2, 0, 4, 3]
     replay.episodes = np.array([4, 3])  # a training split
     assert good_episodes(replay, 1.0) == [4, 3]

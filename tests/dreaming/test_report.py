@@ -310,6 +310,18 @@ def test_the_headline_claims_what_the_counts_allow(cells, opening):
     assert headline(report).startswith(opening)
 
 
+def test_a_wake_is_told_apart_from_what_no_simulator_step_taught(tmp_path):
+    woken = dataclasses.replace(cell(80, 20), zero_step=cell(80, 60).after)
+    report = dataclasses.replace(make_report(), survival=[woken], videos=[])
+    report.spent.simulator_steps["learning"] = 5040
+    report.save(tmp_path)
+    text = Reader(write_report(tmp_path).read_text(encoding="utf-8")).text
+    said = "It learnt from 5,040 simulator steps of a wake; the policy that learnt from none fails in 60% (50–69%)."
+    assert said in headline(report) and said in text
+    assert text.count("before the wake") >= 3  # the legend, and both tables
+    assert "wake" not in headline(dataclasses.replace(make_report(), survival=[cell(80, 20)]))
+
+
 def test_a_gain_outside_does_not_hide_a_loss_inside(tmp_path):
     report = dataclasses.replace(make_report(), survival=[cell(80, 20), cell(5, 60, in_logs=True)], videos=[])
     report.save(tmp_path)
