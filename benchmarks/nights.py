@@ -1,6 +1,9 @@
 """A night that cannot be lost: shortened nights, killed (SIGKILL) again and again, and gone on with each time.
 
     python benchmarks/nights.py --kills 50
+    python benchmarks/nights.py --faults all --hours 0.05    # a night for each kind of trouble, see killing/fault.py
+    python benchmarks/nights.py --memory --hours 0.05        # a night as it is: memory, disk, and its end in time
+    python benchmarks/nights.py --simulated --hours 2        # a night on a clock that goes faster than any
 
 Half of the kills fall at a random moment of a phase, half in the midst of a write, of every kind that there is. After
 each, the run folder is read, and so is how much work is lost; the next leg must go on where the killed one was. Now and
@@ -19,7 +22,10 @@ from pathlib import Path
 import numpy as np
 import tyro
 from killing.checks import Found, altered_bytes, read_all, saved_s
+from killing.fault import SAYS
+from killing.faults import measured, suffered
 from killing.killer import START, Kill, Killer
+from killing.simulated import simulated
 
 from configs import from_dict, to_dict
 from dreaming.run import NightConfig, RunFolder
@@ -29,9 +35,9 @@ PHASES = ("record", "learn", "clone", "dream", "audit", "survival", "report")
 # Names of files by the phase that writes them, and about how often it does.
 WRITES = {
     "record": {"rows.npy": 40, "episodes.jsonl": 20, "progress.json": 1},
-    "learn": {"world-model-*.pt": 1, "world-model-*.json": 1, "metrics.jsonl": 2, "progress.json": 1},
+    "learn": {"world-model-*.pt": 2, "world-model-*.json": 2, "metrics.jsonl": 2, "progress.json": 1},
     "clone": {"policy-cloned-*.pt": 1, "policy-cloned-*.json": 1},
-    "dream": {"policy-best-*.pt": 1, "policy-latest-*.pt": 1, "policy-latest-*.json": 1, "metrics.jsonl": 2},
+    "dream": {"policy-best-*.pt": 1, "policy-latest-*.pt": 2, "policy-latest-*.json": 2, "metrics.jsonl": 2},
     "audit": {"dreams.npz": 1, "report.json": 1},
     "survival": {"survival.json": 2, "progress.json": 1},
     "report": {"data.json": 1, "index.html": 1},
@@ -52,6 +58,13 @@ class Options:
     """How much longer than its hours a night that comes to its end may take, on a busy machine."""
     bytes: int = 24
     """Altered in each file of the newest checkpoints of a finished night."""
+    faults: str = ""
+    """Instead of killing nights, have something happen to them: "all", or what killing/fault.py knows, with commas
+    between, or with + where it is to happen to one night."""
+    memory: bool = False
+    """Instead of killing nights, watch one."""
+    simulated: bool = False
+    """Instead of killing nights, play one whose clock is set on with every step."""
 
 
 @dataclass
@@ -189,8 +202,42 @@ def markdown(results: Results, hours: float) -> str:
     return "\n".join(lines)
 
 
+def suffer(options: Options) -> int:
+    names = list(SAYS) if options.faults == "all" else options.faults.split(",")
+    fates = []
+    for name in names:
+        fate = suffered(name, options.out, options.hours, options.late_s, lambda path: prepare(options, path))
+        fates.append(fate)
+        print(f"{name}: {fate.seconds:.0f} s", *fate.said, *(f"WRONG: {w}" for w in fate.wrong), sep="\n  ", flush=True)
+        write_atomically(options.out / "faults.json", json.dumps([to_dict(fate) for fate in fates], indent=1).encode())
+    return int(any(fate.wrong for fate in fates))
+
+
+def watch(options: Options) -> int:
+    found = measured(options.out, options.hours, lambda path: prepare(options, path))
+    text = json.dumps(to_dict(found), indent=1)
+    write_atomically(options.out / "memory.json", text.encode())
+    print(text)
+    return int(bool(found.wrong or found.left_running or found.late_s > options.late_s))
+
+
+def imagine(options: Options) -> int:
+    path = options.out / f"simulated-{options.hours:g}"
+    shutil.rmtree(path, ignore_errors=True)
+    prepare(options, path)
+    late_s, clock = simulated(path, options.hours)
+    for name, at, seconds in clock.phases:
+        print(f"{name} begins after {at:.0f} s and is given {seconds:.0f}")
+    print(f"{options.hours:g} hours, {clock.step_s:.1f} seconds a step: it ends {late_s:.1f} seconds late")
+    return int(late_s > 5 * clock.step_s)
+
+
 def main(options: Options) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
+    if options.faults or options.memory:
+        return suffer(options) if options.faults else watch(options)
+    if options.simulated:
+        return imagine(options)
     file = options.out / "results.json"
     results = from_dict(Results, json.loads(file.read_text()), str(file)) if file.exists() else Results()
 

@@ -81,7 +81,7 @@ class Auditor:
         begun = time.monotonic()
         self.audit(self.dreams([LOGGED], 2, horizon, seed), workers)
         each = (time.monotonic() - begun) / 2
-        return max(2, min(most, math.floor(seconds / (each * scenarios))))
+        return max(2, min(most, math.floor(seconds / max(1e-9, each * scenarios))))
 
 
 def save_dreams(path: Path, dreams: Sequence[Dream]) -> None:

@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from envs.workers import HANG_S, Workers, start_process
+from envs.slots import SimulatorError
+from envs.workers import HANG_S, ProcessLostError, Workers, start_process
 from worldmodel.speed import prepare_cpu
 
 START_S = 600.0  # allowed beyond that for a process to start: on a busy machine its imports alone take minutes
@@ -63,9 +64,20 @@ class Here:
         """Nothing goes on meanwhile."""
 
     def result(self, tell: Tell) -> Any:
+        """
+        Raises:
+            LostError: a simulator failed, or its process was lost, twice.
+        """
         assert self._asked is not None
         (work, arguments), self._asked = self._asked, None
-        return work(self.workers, tell, *arguments)
+        for last in (False, True):
+            try:
+                return work(self.workers, tell, *arguments)
+            except (ProcessLostError, SimulatorError) as error:
+                how = str(error).strip().splitlines()[0].rstrip(":")
+                if last:
+                    raise LostError(how) from None
+                self.troubles.append(f"{how}: what was being tried began anew")
 
     def close(self) -> None:
         self.workers.close()

@@ -6,8 +6,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+LEAST_JUMP_S = 20.0  # that clocks are apart in
+LEAST_HALT_S = 180.0  # between two steps
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,15 @@ class Share:
     share: float
     least: float = 0.0
     most: float = float("inf")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a phase is: seconds of its seconds are spent, and so many are left of the whole night."""
+
+    elapsed: float
+    seconds: float
+    left: float
 
 
 def allot(seconds: float, shares: Sequence[Share]) -> dict[str, float]:
@@ -70,11 +82,23 @@ class Budget:
     def remaining(self) -> float:
         return self.total - self.elapsed()
 
-    def phase(self, name: str) -> "Phase":
-        """Begin a phase; phases before it in the list are taken to be over."""
+    def phase(self, name: str, before: Place | None = None) -> "Phase":
+        """Begin a phase; phases before it in the list are taken to be over.
+
+        Args:
+            before: where it was when it was cut off. What was left of it is shared out with the phases that follow; on
+                a clock that has stood still since, a simulated one, it goes on to the last bit as it would have.
+        """
         names = [share.name for share in self.shares]
-        later = self.shares[names.index(name) :]
-        return Phase(self, name, allot(self.remaining(), later)[name])
+        this, *later = self.shares[names.index(name) :]
+        left = self.remaining()
+        if before is None:
+            return Phase(self, name, allot(left, [this, *later])[name])
+        rest = 1.0 - before.elapsed / before.seconds if before.seconds > 0 else 0.0
+        if left == before.left or rest <= 0:
+            return Phase(self, name, before.seconds, before.elapsed)
+        seconds = allot(left, [replace(this, share=rest * this.share), *later])[name] / rest
+        return Phase(self, name, seconds, (1.0 - rest) * seconds)
 
     def ask_to_stop(self, reason: str, number: int = 0) -> None:
         self.stop_reason = self.stop_reason or reason
@@ -82,10 +106,39 @@ class Budget:
         self.stop.set()
 
 
+class Jumps:
+    """Compares the night's clock with the one on the wall.
+
+    The night goes by the monotonic clock, which nobody sets and which stands still while the machine sleeps.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time) -> None:
+        self._now, self._wall = now, wall
+        self._offset, self._last = wall() - now(), now()
+
+    def look(self) -> str:
+        """What happened since the last look, or nothing."""
+        now = self._now()
+        offset, stood = self._wall() - now, now - self._last
+        moved, self._offset, self._last = offset - self._offset, offset, now
+        if abs(moved) > LEAST_JUMP_S:
+            way = "forward" if moved > 0 else "back"
+            return (
+                f"the wall clock went {way} by {abs(moved):.0f} seconds that were none for the night (it was set, or "
+                "the machine slept): the night takes its hours all the same"
+            )
+        if stood > LEAST_HALT_S:
+            return f"nothing happened for {stood:.0f} seconds (the machine or this process was halted): they are lost"
+        return ""
+
+
 class Phase:
-    def __init__(self, budget: Budget, name: str, seconds: float) -> None:
+    def __init__(self, budget: Budget, name: str, seconds: float, elapsed: float = 0.0) -> None:
         self.budget, self.name, self.seconds = budget, name, seconds
-        self.begun = budget.now()
+        self.begun = budget.now() - elapsed
+
+    def place(self) -> Place:
+        return Place(self.elapsed(), self.seconds, self.budget.remaining())
 
     def elapsed(self) -> float:
         return self.budget.now() - self.begun

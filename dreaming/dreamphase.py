@@ -125,7 +125,7 @@ class DreamPhase:
             else:
                 self._try()
             return
-        state, _, _ = checkpoint.load(folder, CLONE)
+        state = self.night.saved(CLONE)
         dreamer.load_state_dict(state["dreamer"])
         before = dreamer.updates
         clone = self._try()
@@ -330,7 +330,7 @@ class DreamPhase:
         seconds = round(night.earlier_s + night.budget.elapsed(), 2)
         state.selection.append({"seconds": seconds, "scores": scores, "kept": kept})
         night.metrics("selection", tried.updates, {**scores, "total": score.total}, always=True)
-        night.run.save_progress(state)
+        night.save_progress()
         return score.rank
 
     # -- audit --------------------------------------------------------------------------------------------------------
@@ -372,7 +372,7 @@ class DreamPhase:
         state.disagreement = {name: ratio for name, ratio in ratios.items() if ratio is not None}
         trusted = {one.scenario: float(one.trusted) for one in report.scenarios}
         night.metrics("trusted", self.dreamer.updates, trusted, always=True)
-        night.run.save_progress(state)
+        night.save_progress()
         if reasons:
             night.listener.note(f"not dreamt for now, as the model errs too much: {', '.join(reasons)}")
 

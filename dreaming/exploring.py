@@ -52,7 +52,7 @@ class Exploring:
         latest = checkpoint.load(folder, LATEST) if checkpoint.exists(folder, LATEST) else None
         made = (latest[1].get("night"), latest[1].get("woken", 0)) if latest else None
         resumed = made == (night.state.nights, night.state.woken)
-        state, _, _ = latest if resumed and latest else checkpoint.load(folder, CLONE)
+        state = latest[0] if resumed and latest else night.saved(CLONE)
         dreamer.load_state_dict(state["dreamer"])
         held_out, model = night.trainer.held_out, night.trainer.model
         self.dreams = ImaginedFailure(

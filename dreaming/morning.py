@@ -16,7 +16,7 @@ from dreaming.dreamphase import dream
 from dreaming.evaluate import CellResult
 from dreaming.films import film, in_order
 from dreaming.findings import findings
-from dreaming.night import Night
+from dreaming.night import Night, first_line
 from dreaming.outlook import outlook
 from dreaming.report import data
 from dreaming.report.page import write_report
@@ -26,6 +26,8 @@ from dreaming.survival import Survival, cells_of, log_ranges, report_cells, try_
 from dreaming.truth import simulate
 from dreaming.wake import wake
 from envs.record import ExpertPolicy, Policy
+from envs.slots import SimulatorError
+from envs.workers import ProcessLostError, Workers
 from worldmodel import results
 from worldmodel.evaluation import OpenLoop
 
@@ -48,21 +50,33 @@ def audit(night: Night, phase: Phase) -> None:
         scenarios = [auditing.LOGGED, *night.coverable(), *night.found()]
         # Few environments: the replays are long, the dreams few.
         with night.workers(16) as workers:
-            share = 0.8 * phase.seconds
-            most = auditor.affordable(len(scenarios), horizon, seed - 1, share, MOST_DREAMS, workers)
+            most = _affordable(night, auditor, len(scenarios), 0.8 * phase.seconds, workers)
             dreams = auditor.dreams(scenarios, most, horizon, seed, going_on=lambda: phase.spent() < 0.8)
             if night.budget.stop.is_set():
                 return
             night.tick(phase, f"repeating {len(dreams)} dreams in the simulator")
             found = auditor.audit(dreams, workers)
             night.state.count("audit", workers.steps)
-    auditing.save_dreams(night.run.path / "audit" / "dreams.npz", dreams)
-    night.run.write_json(AUDIT, found.to_dict())
+    night.saving("dreams", auditing.save_dreams, night.run.path / "audit" / "dreams.npz", dreams)
+    night.saving("audit", night.run.write_json, AUDIT, found.to_dict())
+
+
+def _affordable(night: Night, auditor: auditing.Auditor, scenarios: int, seconds: float, workers: Workers) -> int:
+    """Dreams a scenario; the least where the simulator fails while it is timed."""
+    horizon, seed = night.config.audit_horizon, AUDIT_SEEDS + 100_000 - 1
+    try:
+        return auditor.affordable(scenarios, horizon, seed, seconds, MOST_DREAMS, workers)
+    except (ProcessLostError, SimulatorError) as error:
+        night.warn(f"dreams were audited without knowing what one costs: {first_line(error)}")
+        return 2
 
 
 def survival(night: Night, phase: Phase) -> None:
     """The policy before and after dreaming, and the demonstrator, in worlds inside and outside the logs."""
     if not night.simulated:
+        return
+    if not night.saving.retry():
+        night.warn("survival was not tested, as the disk is full and the policies are not saved")
         return
     task, run = night.config.task, night.run
     policies: dict[str, Policy] = {
@@ -79,16 +93,25 @@ def survival(night: Night, phase: Phase) -> None:
         def kept() -> None:
             nonlocal counted
             plain = {name: [result.to_dict() for result in by_cell] for name, by_cell in found.results.items()}
-            run.write_json(SURVIVAL, {"night": night.state.nights, "seeds": found.seeds, "results": plain})
+            outcome = {"night": night.state.nights, "seeds": found.seeds, "results": plain}
+            night.saving("survival", run.write_json, SURVIVAL, outcome)
             night.state.count("survival", workers.steps - counted)
             counted = workers.steps
             night.tick(phase, f"{found.seeds} episodes in each of {len(found.cells)} worlds")
 
-        try_policies(found, policies, workers, phase.left, night.budget.stop.is_set, kept)
+        try:
+            try_policies(found, policies, workers, phase.left, night.budget.stop.is_set, kept)
+        except (ProcessLostError, SimulatorError) as error:  # twice in a round: what was found before it stands
+            night.warn(f"survival ended after {found.seeds} episodes a world: {first_line(error)}")
 
 
 def report(night: Night, phase: Phase) -> Path:
-    """Fills run/report/data.json from what there is and writes the page."""
+    """Fills run/report/data.json from what there is and writes the page.
+
+    Raises:
+        OSError: the disk is full, and no room was made; all that was saved before is there.
+    """
+    night.saving.settle(night.budget.stop.is_set)
     found = _facts(night)
     if night.has_model or night.run.has_logs(night.config):
         try:
@@ -117,8 +140,10 @@ def report(night: Night, phase: Phase) -> Path:
     if night.has_model:
         found.spent.robot_hours_dreamt = night.state.imagined_steps / night.control_hz / 3600
     found.finished = _now()
-    found.save(night.run.path)
-    return write_report(night.run.path)
+    pages: list[Path] = []
+    night.saving("report", lambda: (found.save(night.run.path), pages.append(write_report(night.run.path))))
+    night.saving.settle(night.budget.stop.is_set)
+    return pages[0]
 
 
 def _facts(night: Night) -> data.Report:

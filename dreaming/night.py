@@ -11,20 +11,22 @@ from typing import Any, Protocol
 
 import torch
 
-from configs import UserError, from_dict, packaged
+from configs import UserError, from_dict, packaged, to_dict
 from dreaming.actor_critic import ActorCritic
 from dreaming.agent import Actor
 from dreaming.auditing import Auditor
 from dreaming.beside import Beside, Here
-from dreaming.clock import Budget, Phase, Share
+from dreaming.clock import Budget, Jumps, Phase, Place, Share
 from dreaming.exploration import found_scenarios
 from dreaming.learning import DreamLearner
-from dreaming.run import BEST, CLONE, LATEST, NightConfig, Progress, RunFolder
+from dreaming.run import BEST, CLONE, LATEST, NightConfig, Progress, RunFolder, policy_state
+from dreaming.saving import Saving, no_space
 from dreaming.scenario import Scenario, asked
 from envs import registry
 from envs.physics import Physics
 from envs.record import demonstrator, record
-from envs.workers import Workers
+from envs.slots import SimulatorError
+from envs.workers import ProcessLostError, Workers
 from worldmodel import checkpoint, results
 from worldmodel.device import CPU
 from worldmodel.model import ModelConfig
@@ -46,7 +48,11 @@ SHARES = (
 WAKE_SHARES = (Share("wake", 0.12), Share("dream again", 0.15))
 SAVE_EVERY_S = 60.0
 LOG_EVERY_S = 2.0
+MOST_ROWS = 3000  # of metrics that wait where the disk is full
 LOOK_EVERY_S, LOOK_SHARE = 60.0, 0.03  # at the held-out logs, as in train-world-model
+SAVED_AS = {"learn": NAME, "clone": CLONE, "dream": LATEST}  # phases that go on from their midst
+RECORDINGS = 4  # that may be begun, as simulators fail
+LEAST_APART_S = 30.0  # a phase, for its simulator to be given a process
 LEAST_BESIDE_S = 30.0  # in a shorter phase a process beside it would take too much of it to start
 FEWEST_LOGS = 20  # episodes that are recorded however short the night
 
@@ -80,7 +86,12 @@ class Night:
         budget.shares = [share for share in budget.shares if share.name not in self._needless()]
         self._trainer: Trainer | None = None
         self._dreamer: DreamLearner | None = None
-        self._saved = self._logged = time.monotonic()
+        self.now = budget.now  # the night's only clock
+        self._jumps = Jumps() if self.now is time.monotonic else None
+        self.saving = Saving(self.warn, self.now)
+        self._phase: Phase | None = None
+        self._saved = self._logged = self.now()
+        self._rows: list[dict[str, Any]] = []  # of metrics, to be written
         self.counted = 0.0  # seconds of the present phase that the progress holds already
 
     # -- phases -------------------------------------------------------------------------------------------------------
@@ -91,15 +102,36 @@ class Night:
             return
         if name not in {share.name for share in self.budget.shares}:
             return
-        phase = self.budget.phase(name)
-        self.counted = 0.0
-        self.listener.phase(name, phase.seconds)
+        phase = self._phase = self.budget.phase(name, self._place(name))
+        self.counted = phase.elapsed()
+        self.listener.phase(name, phase.seconds - self.counted)
         try:
             work(phase)
             if not self.budget.stop.is_set():
                 self.state.done.append(name)
         finally:
             self._save_progress(phase)
+
+    def _place(self, name: str) -> Place | None:
+        """Where in this phase this night was when it was saved last, if it was killed in its midst."""
+        saved = SAVED_AS.get(name, "")
+        if saved and checkpoint.exists(self.run.checkpoints, saved):
+            place = checkpoint.load(self.run.checkpoints, saved)[1].get("place", {})
+            if (place.get("phase"), place.get("night")) == (name, self.state.nights):
+                return from_dict(Place, place["at"], f"checkpoint of {saved}")
+        return None
+
+    def place(self) -> dict[str, Any]:
+        """For a checkpoint's manifest."""
+        if self._phase is None:
+            return {}
+        at = to_dict(self._phase.place())
+        return {"place": {"phase": self._phase.name, "night": self.state.nights, "at": at}}
+
+    def warn(self, text: str) -> None:
+        """To the screen now, and to the report."""
+        self.listener.note(text)
+        self.state.warn(text)
 
     def finish(self) -> None:
         """Marks the night as over: the next call with the same run begins another one on top."""
@@ -110,25 +142,35 @@ class Night:
     def tick(self, phase: Phase, text: str, share: float | None = None) -> None:
         """Every step of every phase passes here: the bar, and once a minute the progress to disk."""
         self.listener.progress(phase.spent() if share is None else share, text)
-        if time.monotonic() - self._saved > SAVE_EVERY_S:
+        if self._jumps is not None and (text := self._jumps.look()):
+            self.warn(text)
+        if self.now() - self._saved > SAVE_EVERY_S:
             self._save_progress(phase)
 
     def metrics(self, phase: str, step: int, values: dict[str, Any], always: bool = False) -> None:
         """To metrics.jsonl and W&B, every two seconds at most, and no more than some thousand times a night."""
         pause = max(LOG_EVERY_S, self.budget.total / 3000)
-        if always or time.monotonic() - self._logged > pause:
+        if always or self.now() - self._logged > pause:
             seconds = round(self.earlier_s + self.budget.elapsed(), 2)
-            self.run.log({"phase": phase, "step": step, "seconds": seconds, **values})
+            self._rows = [*self._rows[-MOST_ROWS:], {"phase": phase, "step": step, "seconds": seconds, **values}]
+            self.saving("metrics", self._write_rows)
             self.listener.metrics(phase, step, seconds, values)
             if not always:
-                self._logged = time.monotonic()
+                self._logged = self.now()
+
+    def _write_rows(self) -> None:
+        self.run.log(*self._rows)
+        self._rows = []
 
     def _save_progress(self, phase: Phase) -> None:
         took = phase.elapsed()
         self.state.took(phase.name, took - self.counted)
         self.counted = took
-        self._saved = time.monotonic()
-        self.run.save_progress(self.state)
+        self._saved = self.now()
+        self.save_progress()
+
+    def save_progress(self) -> None:
+        self.saving("progress", self.run.save_progress, self.state)
 
     # -- what phases share --------------------------------------------------------------------------------------------
 
@@ -203,7 +245,9 @@ class Night:
     def workers(self, n_envs: int) -> Workers:
         """On two cores the processes would only take turns with the networks."""
         processes = 0 if self.one_process or _cores() <= 2 else _cores() - 1
-        return Workers(self.config.task, n_envs, processes=processes, camera=self.trainer.model.spaces.image)
+        workers = Workers(self.config.task, n_envs, processes=processes, camera=self.trainer.model.spaces.image)
+        workers.told = self.warn
+        return workers
 
     def helper(self, n_envs: int, seconds: float) -> Here | Beside:
         """Who tries and audits policies in a phase of so many seconds: a process beside it where a core would idle."""
@@ -224,13 +268,20 @@ class Night:
     ) -> None:
         """The present policy, or one as it was after so many updates; `more` is saved beside it."""
         dreamer, trainer = self.dreamer, self.trainer
-        meta = {**trainer.meta(), "night": self.state.nights, "woken": self.state.woken}
+        meta = {**trainer.meta(), **self.place(), "night": self.state.nights, "woken": self.state.woken}
         extra = more if name not in (LATEST, CLONE) else {"dreamer": dreamer.state_dict(), **more}
         if name == LATEST and self.explored is not None:
             extra["exploration"] = self.explored()
         # A clone has no updates to go by: a later night's must count as newer.
         step = trainer.steps if name == CLONE else dreamer.updates if updates is None else updates
-        self.run.save_policy(name, learner or dreamer.learner, dreamer.model, step, meta, extra)
+        state, meta = policy_state(name, learner or dreamer.learner, dreamer.model, meta, extra)
+        self.saving(name, checkpoint.save, self.run.checkpoints, name, step, state, meta)
+
+    def saved(self, name: str) -> dict[str, Any]:
+        """What `save_policy` saved last; if the disk is full, what is to be saved."""
+        if (waiting := self.saving.waiting(name)) is not None:
+            return waiting[3]
+        return checkpoint.load(self.run.checkpoints, name)[0]
 
     # -- record, learn, clone -----------------------------------------------------------------------------------------
 
@@ -240,19 +291,33 @@ class Night:
         if self.run.has_logs(self.config) and self._brought():
             return
         with LogWriter(self.run.episodes, registry.schema(task)) as writer:
-            begun = len(writer)
-            if begun >= wanted:
+            for left in reversed(range(RECORDINGS)):
+                try:
+                    return self._record(phase, writer)
+                except (ProcessLostError, SimulatorError) as error:
+                    if not left:
+                        raise
+                    self.warn(f"recording went on with episode {len(writer)}: {first_line(error)}")
+                except UserError as error:
+                    if len(writer) < FEWEST_LOGS or not no_space(error):
+                        raise
+                    return self.warn(f"the disk is full: {len(writer)} of {wanted} episodes were recorded")
+
+    def _record(self, phase: Phase, writer: LogWriter) -> None:
+        task, wanted, begun = self.config.task, self.config.episodes, len(writer)
+        if begun >= wanted:
+            return
+        # A continued recording takes a seed of its own rather than repeat the first episodes.
+        seed, ranges = self.config.seed * 1000 + begun, registry.log_ranges(task)
+        # A simulator that crashes takes its process along: not this one, where there is the time to start another.
+        processes = int(phase.seconds >= LEAST_APART_S)
+        for episode in record(task, demonstrator(task, seed), wanted - begun, seed, ranges, processes=processes):
+            writer.append(episode)
+            self.state.count("logs", episode.length)
+            share = max(len(writer) / wanted, phase.spent())
+            self.tick(phase, f"{len(writer)} of {wanted} episodes", share)
+            if (phase.spent() >= 1 and len(writer) >= FEWEST_LOGS) or self.budget.stop.is_set():
                 return
-            # A continued recording takes a seed of its own rather than repeat the first episodes.
-            seed = self.config.seed * 1000 + begun
-            policy = demonstrator(task, seed)
-            for episode in record(task, policy, wanted - begun, seed, registry.log_ranges(task), processes=0):
-                writer.append(episode)
-                self.state.count("logs", episode.length)
-                share = max(len(writer) / wanted, phase.spent())
-                self.tick(phase, f"{len(writer)} of {wanted} episodes", share)
-                if (phase.spent() >= 1 and len(writer) >= FEWEST_LOGS) or self.budget.stop.is_set():
-                    break
 
     def _brought(self) -> bool:
         """Logs in the run's own folder that another command put there, a camera's say, stay as they are."""
@@ -262,30 +327,33 @@ class Night:
 
     def learn(self, phase: Phase) -> None:
         trainer = self.trainer
-        saved, told = time.monotonic(), 0
-        look_at = time.monotonic() + min(LOOK_EVERY_S, phase.seconds / 4)
+        saved, told = self.now(), 0
+        look_at = self.now() + min(LOOK_EVERY_S, phase.seconds / 4)
         while (spent := phase.spent()) < 1 or not trainer.steps:  # on a busy machine a short phase may be over at once
             losses = trainer.update(min(spent, 1.0))
             self.tick(phase, f"step {trainer.steps:,}, loss {losses['loss']:.2f}")
             self.metrics("world_model", trainer.steps, losses)
-            now = time.monotonic()
+            now = self.now()
             if now > look_at and phase.left() > 5:
                 self.metrics("held_out", trainer.steps, results.scalars(trainer.evaluate()), always=True)
-                took = time.monotonic() - now
-                look_at = time.monotonic() + max(LOOK_EVERY_S, took / LOOK_SHARE)
+                took = self.now() - now
+                look_at = self.now() + max(LOOK_EVERY_S, took / LOOK_SHARE)
             for text in trainer.trouble[told:]:
-                self.listener.note(text)
-                self.state.warn(text)
+                self.warn(text)
             told = len(trainer.trouble)
             if now - saved > SAVE_EVERY_S:
-                trainer.save(self.run.checkpoints)
-                saved = time.monotonic()
-        trainer.save(self.run.checkpoints)
+                self._save_model()
+                saved = self.now()
+        self._save_model()
         for finding in trainer.diagnose():
-            self.listener.note(str(finding))
-            self.state.warn(str(finding))
+            self.warn(str(finding))
         self._calibrate()
-        trainer.save(self.run.checkpoints)
+        self._save_model()
+
+    def _save_model(self) -> None:
+        trainer = self.trainer
+        meta = {**trainer.meta(), **self.place()}
+        self.saving(NAME, checkpoint.save, self.run.checkpoints, NAME, trainer.steps, trainer.state_dict(), meta)
 
     def _calibrate(self) -> None:
         """How far its dreams can be trusted, where enough episodes were held out to say so."""
@@ -300,23 +368,28 @@ class Night:
     def clone(self, phase: Phase) -> None:
         """From the beginning, or from where this night was when it was killed."""
         dreamer, folder = self.dreamer, self.run.checkpoints
-        updates, saved = 0, time.monotonic()
+        updates, saved = 0, self.now()
         if checkpoint.exists(folder, CLONE):
             state, meta, _ = checkpoint.load(folder, CLONE)
             if meta.get("night") == self.state.nights:
                 dreamer.load_state_dict(state["dreamer"])
+                updates = int(state.get("cloned", 0))
         while (spent := phase.spent()) < 1 or not updates:
             values = dreamer.clone(min(spent, 1.0))
             updates += 1
             self.tick(phase, f"{updates:,} updates, likelihood loss {values['imitation_loss']:.2f}")
             self.metrics("clone", updates, values)
-            if time.monotonic() - saved > SAVE_EVERY_S:
-                self.save_policy(CLONE)
-                saved = time.monotonic()
-        if updates > 1 or not checkpoint.exists(folder, CLONE):
-            self.save_policy(CLONE)
+            if self.now() - saved > SAVE_EVERY_S:
+                self.save_policy(CLONE, cloned=updates)
+                saved = self.now()
+        self.save_policy(CLONE, cloned=updates)
         if "dream" not in {share.name for share in self.budget.shares}:
             self.save_policy(BEST)
+
+
+def first_line(error: Exception) -> str:
+    """What a simulator's error says, without the traceback that it carries."""
+    return str(error).strip().splitlines()[0].rstrip(":")
 
 
 def _cores() -> int:

@@ -1,6 +1,7 @@
 """A run is a folder: `config.yaml`, `episodes/`, `checkpoints/`, `audit/`, `report/`, `wandb/`, `progress.json`."""
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -185,10 +186,16 @@ class RunFolder:
         except (OSError, ValueError):
             return None
 
-    def log(self, record: dict[str, Any]) -> None:
-        """Append one line of metrics."""
-        with open(self.metrics, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+    def log(self, *records: dict[str, Any]) -> None:
+        """Append lines of metrics: all of them, or none where the disk is full."""
+        whole = self.metrics.stat().st_size if self.metrics.exists() else 0
+        try:
+            with open(self.metrics, "a", encoding="utf-8") as file:
+                file.write("".join(json.dumps(record) + "\n" for record in records))
+        except OSError:
+            if self.metrics.exists():
+                os.truncate(self.metrics, whole)
+            raise
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Every whole line; a night killed while writing leaves half a line, which is passed over."""
@@ -203,13 +210,6 @@ class RunFolder:
             if isinstance(record, dict):
                 records.append(record)
         return records
-
-    def save_policy(
-        self, name: str, learner: ActorCritic, model: WorldModel, step: int, meta: dict[str, Any], extra: dict[str, Any]
-    ) -> None:
-        """A policy is saved with the world model that it filters with: trained further, the model would not fit it."""
-        state = {"learner": learner.state_dict(), "model": model.state_dict(), **extra}
-        checkpoint.save(self.checkpoints, name, step, state, {**meta, "policy": name})
 
     def has_policy(self) -> bool:
         return any(checkpoint.exists(self.checkpoints, name) for name in (BEST, LATEST, CLONE))
@@ -230,3 +230,10 @@ class RunFolder:
         learner = ActorCritic(config.dream.actor_critic, model, config.dream.view)
         learner.load_state_dict(state["learner"])
         return Agent(model.eval(), learner.actor.eval(), sample, seed)
+
+
+def policy_state(
+    name: str, learner: ActorCritic, model: WorldModel, meta: dict[str, Any], extra: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """State and manifest of a policy, with the world model that it filters with: trained further, it would not fit."""
+    return {"learner": learner.state_dict(), "model": model.state_dict(), **extra}, {**meta, "policy": name}

@@ -4,7 +4,6 @@ Every policy meets the same worlds with the same seeds. A round counts for all p
 midst, the short episodes, which are the failed ones, would be over-represented.
 """
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -73,7 +72,7 @@ def try_policies(
             count = min(count, most - survival.seeds)
         if survival.seeds and left() < 1.05 * cost:
             return
-        begun = time.monotonic()
+        left_before = left()
         seeds = range(first_seed + survival.seeds, first_seed + survival.seeds + count)
         found: dict[str, list[CellResult]] = {}
         try:
@@ -85,7 +84,7 @@ def try_policies(
             before = survival.results.get(name)
             survival.results[name] = results if before is None else merge(before, results)
         survival.seeds += count
-        cost = (time.monotonic() - begun) / count
+        cost = (left_before - left()) / count
         on_round()
 
 

@@ -68,6 +68,7 @@ class Workers:
         self.task, self.n_envs, self.camera = task, n_envs, camera
         self.processes = min(processes, n_envs)
         self.steps, self.hang_s = 0, hang_s
+        self.told: Callable[[str], None] = lambda text: None  # hears of each process that was lost
         self._local = Slots(task, camera) if self.processes == 0 else None
         self._connections: list[Connection] = []
         self._started: list[BaseProcess] = []
@@ -153,6 +154,7 @@ class Workers:
             for process, reply in zip(rows, replies, strict=True):
                 if isinstance(reply, ProcessLostError):
                     self._replace(process)
+                    self.told(f"{reply}; another took its place")
         except BaseException:
             # Interrupted: a question without its answer read. Nothing after it could be trusted.
             self.close()

@@ -1,8 +1,9 @@
 """Checkpoints that survive a kill at any moment: written aside, fsynced, renamed, hashed; the last three are kept.
 
 Beside each `NAME-STEP.pt` lies a readable `NAME-STEP.json` with its SHA-256, its own, and what is needed to rebuild the
-network. Loading never unpickles objects (`weights_only=True`) and checks both hashes: neither `torch.load` nor a JSON
-parser notices a flipped bit.
+network. It is written first, and where a step is saved anew it tells of the file that stands there too: whenever a save
+is cut off, every network that there is has its manifest. Loading never unpickles objects (`weights_only=True`) and
+checks both hashes: neither `torch.load` nor a JSON parser notices a flipped bit.
 """
 
 import hashlib
@@ -32,12 +33,16 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(aside, path)
+        _rename(aside, path)
     except OSError as error:
         error.filename = str(path)  # a full disk is reported with the file that did not fit
         raise
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _rename(aside: Path, path: Path) -> None:
+    os.replace(aside, path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -60,19 +65,29 @@ def save(folder: Path, name: str, step: int, state: dict[str, Any], meta: dict[s
             torch.save(_on_cpu(state), file)
             file.flush()
             os.fsync(file.fileno())
-        manifest = {"name": name, "step": step, "sha256": _sha256(aside), "meta": meta}
-        os.replace(aside, path)
+        manifest = {"name": name, "step": step, "sha256": _sha256(aside), "meta": meta, **_standing(path)}
+        write_atomically(path.with_suffix(".json"), _signed(manifest))
+        _rename(aside, path)
     except OSError as error:
         error.filename = str(path)
         raise
     finally:
         aside.unlink(missing_ok=True)
-    # The manifest comes last: a checkpoint without one was cut off and is passed over.
-    write_atomically(path.with_suffix(".json"), _signed(manifest))
     for old in _paths(folder, name)[:-KEEP]:
-        old.with_suffix(".json").unlink(missing_ok=True)
         old.unlink(missing_ok=True)
+    for manifest_file in folder.glob(f"{name}-?????????.json"):
+        if not manifest_file.with_suffix(".pt").exists():
+            manifest_file.unlink(missing_ok=True)
     return path
+
+
+def _standing(path: Path) -> dict[str, Any]:
+    """For the manifest of what will take this path: that of what is there, if it is sound."""
+    try:
+        manifest = _manifest(path)
+    except DamagedError:
+        return {}
+    return {"before": {"sha256": manifest["sha256"], "meta": manifest["meta"]}}
 
 
 def load(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, Any], int]:
@@ -137,11 +152,13 @@ def _manifest(path: Path) -> dict[str, Any]:
         if set(manifest) != {"name", "step", "sha256", "meta"} and _signed(manifest) != data:
             raise DamagedError(f"{path.name} (its .json was altered)")
         int(manifest["step"])
+        found = _sha256(path)
+        known = {one["sha256"]: one["meta"] for one in (manifest.get("before", manifest), manifest)}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise DamagedError(f"{path.name} (its .json is missing or unreadable)") from None
-    if _sha256(path) != manifest["sha256"]:
+    if found not in known:
         raise DamagedError(f"{path.name} (cut short or altered: its SHA-256 differs)")
-    return manifest
+    return {**manifest, "sha256": found, "meta": known[found]}
 
 
 def _signed(manifest: dict[str, Any]) -> bytes:

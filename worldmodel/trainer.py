@@ -25,6 +25,7 @@ from worldmodel.replay import Batch, Replay
 from worldmodel.saved import NAME, calibration_of, described, place, widening_of
 from worldmodel.storage import LogReader
 
+LEAST_CAUTION = 3.0**-6
 # Settings of a model that shape nothing: a run goes on with those of today.
 HOW_IT_LEARNS = ("context_dropout", "carry_noise", "vector_scale", "representation_scale")
 
@@ -196,7 +197,7 @@ class Trainer:
         if self._skipped_in_a_row == 5:
             self._go_back()
         self.steps += 1
-        if self.steps % 200 == 0 and finite:
+        if finite and (self.steps % 200 == 0 or self._good_state is None):
             self._good_state = _copy(self.model)
         return {"loss": float(loss.detach()), **{name: float(part) for name, part in (parts | law).items()}}
 
@@ -251,12 +252,15 @@ class Trainer:
                 f"(largest scaled observation: {self._largest():.3g} standard deviations)"
             )
         self.model.load_state_dict(self._good_state)
-        self.caution /= 3
+        self.caution = max(self.caution / 3, LEAST_CAUTION)
         self.optimise()
         self._skipped_in_a_row = 0
-        self.trouble.append(
-            f"step {self.steps}: losses were not finite; went back to the last good state at a third of the rate"
-        )
+        if self.caution > LEAST_CAUTION:
+            what = "losses were not finite; went back to the last good state at a third of the rate"
+        else:  # said once, however long it goes on
+            what = "losses are not finite again and again; the last good state is kept"
+        if not any(text.endswith(what) for text in self.trouble) or self.caution > LEAST_CAUTION:
+            self.trouble.append(f"step {self.steps}: {what}")
 
     def _largest(self) -> float:
         batch = self.replay.sample(64, 8, np.random.default_rng(0))
@@ -317,8 +321,8 @@ class Trainer:
             "earlier_logs": self.earlier_logs,
         }
 
-    def save(self, folder: Path) -> Path:
-        state = {
+    def state_dict(self) -> dict[str, Any]:
+        return {
             "model": self.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self._optimizers()],
             **random_state(self.device),
@@ -328,7 +332,9 @@ class Trainer:
             "skipped": [self.skipped, self._skipped_in_a_row],
             "trouble": self.trouble,
         }
-        return checkpoint.save(folder, NAME, self.steps, state, self.meta())
+
+    def save(self, folder: Path) -> Path:
+        return checkpoint.save(folder, NAME, self.steps, self.state_dict(), self.meta())
 
     def restore(self, folder: Path) -> None:
         """Continue exactly where the newest checkpoint left off.
@@ -357,8 +363,8 @@ class Trainer:
         self.trouble = list(dict.fromkeys([*state["trouble"], *self.trouble]))  # the logs may have grown
         self.steps = steps
         # Checkpoints of 0.1 hold neither.
-        good = state.get("good_state")
-        self._good_state = _copy(self.model) if good is None else good if judged else self._with_own_ensemble(good)
+        good = state.get("good_state", state["model"])
+        self._good_state = good if judged or good is None else self._with_own_ensemble(good)
         self.skipped, self._skipped_in_a_row = state.get("skipped", (0, 0))
         if (newest := checkpoint.newest_step(folder, NAME)) > steps:
             self.trouble.append(f"the checkpoint of step {newest} is damaged; went on from the one of step {steps}")

@@ -59,12 +59,7 @@ def read_all(path: Path) -> Found:
             found.episodes = reader.episodes
     for name in NAMES:
         if checkpoint.exists(run.checkpoints, name):
-            try:
-                found.steps[name] = checkpoint.load(run.checkpoints, name)[2]
-            except UserError as error:
-                # The very first of a name, renamed, its manifest still to come.
-                if len(list(run.checkpoints.glob(f"{name}-*.pt"))) > 1 or ".json is missing" not in str(error):
-                    raise
+            found.steps[name] = checkpoint.load(run.checkpoints, name)[2]
     run.read_metrics()
     for file in ("survival.json", "audit/report.json"):
         if (path / file).exists() and run.read_json(file) is None:

@@ -87,10 +87,10 @@ def main(diary: Path, trap: Trap | None, arguments: list[str]) -> None:
 
             listener.phase = phase
 
-    def trapped(run: RunFolder, record: dict[str, Any]) -> None:
+    def trapped(run: RunFolder, *records: dict[str, Any]) -> None:
         if trap is not None:
-            trap.line(run.metrics, json.dumps(record) + "\n")
-        log(run, record)
+            trap.line(run.metrics, "".join(json.dumps(record) + "\n" for record in records))
+        log(run, *records)
 
     shares = [Share(name, share) for name, share in SHARES.items()]
     with (

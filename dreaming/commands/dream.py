@@ -10,6 +10,7 @@ from configs import UserError, from_dict, packaged, to_dict
 from dreaming.cli import Dream
 from dreaming.clock import Budget, process_age, stop_on_signals
 from dreaming.console import NightScreen
+from dreaming.diskuse import most_bytes, stated
 from dreaming.morning import all_phases
 from dreaming.night import SHARES, Night
 from dreaming.report.data import Report
@@ -34,15 +35,16 @@ SHORTEST_S = 30.0  # in less, not even the report is written in time
 class Watcher:
     """Shows the night on the terminal and in W&B."""
 
-    def __init__(self, screen: NightScreen, tracker: Tracker) -> None:
-        self.screen, self.tracker = screen, tracker
+    def __init__(self, screen: NightScreen) -> None:
+        self.tracker: Tracker | None = None  # its complaints are the night's, which needs who watches first
         self.phase, self.progress, self.note = screen.phase, screen.progress, screen.note
         self.step = 0
 
     def metrics(self, phase: str, step: int, seconds: float, values: dict[str, Any]) -> None:
         # Phases count steps of their own; W&B wants one that never goes back: the seconds since the first night began.
         self.step = int(seconds)
-        self.tracker.log({phase: {**values, "step": step}}, self.step)
+        if self.tracker is not None:
+            self.tracker.log({phase: {**values, "step": step}}, self.step)
 
 
 def dream(options: Dream) -> None:
@@ -65,16 +67,15 @@ def dream(options: Dream) -> None:
 
 def _dream(options: Dream, run: RunFolder, config: NightConfig, budget: Budget) -> None:
     with NightScreen() as screen, stop_on_signals(budget):
+        watcher = Watcher(screen)
+        night = Night(config, run, budget, watcher, choose_device(options.device))
         file = run.path / "wandb" / "run-id"
         run_id = file.read_text().strip() if file.is_file() else None
-        tracker = Tracker(run.path, options.wandb, to_dict(config), run_id or None, warn=screen.note)
+        tracker = watcher.tracker = Tracker(run.path, options.wandb, to_dict(config), run_id or None, warn=night.warn)
         if tracker.run_id and tracker.run_id != run_id:
             checkpoint.write_atomically(file, tracker.run_id.encode())
-        watcher = Watcher(screen, tracker)
-        night = Night(config, run, budget, watcher, choose_device(options.device))
         for text in checkpoint.damaged(run.checkpoints):
-            night.state.warn(f"a checkpoint is damaged, and the one before it is used: {text}")
-            screen.note(f"a checkpoint is damaged, and the one before it is used: {text}")
+            night.warn(f"a checkpoint is damaged, and the one before it is used: {text}")
         _introduce(screen, night)
         try:
             page = all_phases(night)
@@ -163,6 +164,7 @@ def _task_of(data: Path | None) -> str | None:
 
 def _introduce(screen: NightScreen, night: Night) -> None:
     run, state, task = night.run.path, night.state, night.config.task
+    logs = night.run.logs(night.config)
     if state.done:
         screen.say(f"Going on with {run}: {', '.join(state.done)} done, the rest shares {clock(night.budget.total)}")
     elif state.nights:
@@ -171,6 +173,12 @@ def _introduce(screen: NightScreen, night: Night) -> None:
         )
     else:
         screen.say(f"A night of {clock(night.budget.total)} for {task}, in {run}")
+    schema = read_schema(logs) if (logs / SCHEMA).is_file() else registry.schema(task)
+    hours, scenarios = night.budget.total / 3600, len(night.scenarios)
+    text, fits = stated(most_bytes(night.config, schema, hours, scenarios, not night.config.data), run)
+    screen.say(text)
+    if not fits:
+        night.warn("the disk may become full: saving would pause until there is room")
     if not night.simulated:
         screen.note(f"there is no simulator of {task}: dreams are compared with held-out logs, survival is not tested")
 

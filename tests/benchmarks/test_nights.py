@@ -28,12 +28,12 @@ def test_a_night_killed_while_it_writes_goes_on(tmp_path):
     assert (first.killed, first.where, first.wrong) == (True, "record, half rows.npy", [])
     logged = read_all(path).episodes
     assert len(logged) >= 10
-    second = played(SHORT, killer, 0, Kill("learn", 0.0, "world-model-*.pt", "after", 1))
-    assert (second.killed, second.where, second.wrong) == (True, "learn, after world-model-*.pt", [])
+    second = played(SHORT, killer, 0, Kill("learn", 0.0, "world-model-*.json", "after", 1))
+    assert (second.killed, second.where, second.wrong) == (True, "learn, after world-model-*.json", [])
     after = read_all(path)
     assert after.done == ["record"] and after.episodes[: len(logged)] == logged
     assert list(killer.phases()) == ["record", "learn"]
-    assert "world-model" not in after.steps, "the network is there, its manifest is not"
+    assert "world-model" not in after.steps, "its manifest is there, the network is not"
 
 
 def test_every_phase_and_every_write_has_its_turn():

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from dreaming.clock import Budget, Share, allot, process_age, stop_on_signals
+from dreaming.clock import Budget, Jumps, Place, Share, allot, process_age, stop_on_signals
 
 SHARES = [Share("learn", 0.5), Share("dream", 0.3), Share("report", 0.2)]
 
@@ -68,6 +68,34 @@ def test_time_before_counts():
     assert Budget(100, SHARES, now, used=20).phase("learn").seconds == pytest.approx(40)
 
 
+def test_a_phase_that_was_cut_off_goes_on_where_it_was():
+    now = Hands()
+    budget = Budget(100, SHARES, now)
+    learn = budget.phase("learn")
+    now.at += 30
+    place = learn.place()
+    assert (place.elapsed, place.seconds, place.left) == pytest.approx((30, 50, 70))
+    same = Budget(100, SHARES, now, used=30).phase("learn", place)
+    assert (same.seconds, same.elapsed(), same.spent()) == (learn.seconds, learn.elapsed(), learn.spent())
+    # What was left, 20, 30 and 20 of 70 seconds, is stretched to 140.
+    longer = Budget(140, SHARES, now).phase("learn", place)
+    assert longer.spent() == pytest.approx(0.6) and longer.left() == pytest.approx(40)
+    now.at += 20
+    assert longer.spent() == pytest.approx(0.8)
+    now.at += 20
+    assert longer.budget.phase("dream").seconds == pytest.approx(60)
+
+
+def test_a_phase_that_was_cut_off_takes_what_later_ones_may_not():
+    shares = [Share("dream", 0.8), Share("report", 0.2, most=20)]
+    now = Hands()
+    place = Budget(100, shares, now).phase("dream").place()
+    assert place.seconds == pytest.approx(80)
+    now.at += 60
+    rest = Budget(1000, shares, now).phase("dream", Place(60.0, 80.0, 40.0))
+    assert rest.left() == pytest.approx(980) and rest.spent() == pytest.approx(0.75)
+
+
 def test_a_wish_to_stop_ends_every_phase():
     budget = Budget(100, SHARES, Hands())
     phase = budget.phase("learn")
@@ -87,6 +115,22 @@ def test_signals_ask_once_and_then_insist(number, name):
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
     assert signal.getsignal(number) is before
+
+
+def test_jumps_of_the_wall_clock_are_told_from_halts():
+    now, wall = Hands(), Hands()
+    jumps = Jumps(now, wall)
+    for seconds, on_the_wall, told in (
+        (60, 60, ""),
+        (60, 61, ""),  # it is being slewed
+        (60, 60 + 3600, "forward by 3600 seconds"),
+        (60, 60 - 86_400, "back by 86400 seconds"),
+        (60, 60, ""),
+        (600, 600, "nothing happened for 600 seconds"),
+    ):
+        now.at, wall.at = now.at + seconds, wall.at + on_the_wall
+        text = jumps.look()
+        assert told in text if told else not text
 
 
 def test_this_process_has_an_age():

@@ -155,6 +155,8 @@ def test_wrong_calls_are_named(two_processes):
 
 def test_a_killed_process_is_named_and_replaced():
     with Workers("hopper", 2, processes=2) as workers:
+        told: list[str] = []
+        workers.told = told.append
         before = roll_out_two(workers)
         victim, other = workers._started
         victim.kill()
@@ -162,6 +164,7 @@ def test_a_killed_process_is_named_and_replaced():
         with pytest.raises(ProcessLostError, match=r"simulator process 1 of 2 \(hopper\) died \(signal 9\).*memory"):
             workers.step([0, 1], np.zeros((2, 3)))
         assert other.is_alive() and workers._started[1] is other
+        assert len(told) == 1 and told[0].endswith("another took its place") and "process 1 of 2" in told[0]
         np.testing.assert_array_equal(roll_out_two(workers), before)
 
 

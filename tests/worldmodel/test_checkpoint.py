@@ -172,3 +172,27 @@ def test_a_process_killed_while_saving_loses_nothing(tmp_path):
     assert torch.equal(state["w"], torch.full((500_000,), float(step)))
     save(tmp_path, step + 1)
     assert not list(tmp_path.glob(".*.tmp"))
+
+
+@pytest.mark.parametrize("newest", [None, 1, 2])
+@pytest.mark.parametrize("moment", ["the manifest", "the network"])
+def test_a_step_that_is_saved_anew_is_there_whenever_that_is_cut_off(tmp_path, monkeypatch, newest, moment):
+    """A night saves its world model twice in a row, and its clone again and again, each under one step."""
+    for number in range(1, 1 + (newest or 0)):
+        checkpoint.save(tmp_path, "m", 7, {"number": number}, {"of": number})
+    replace = os.replace
+
+    def killed(source, target):
+        if Path(target).suffix == (".json" if moment == "the manifest" else ".pt"):
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "replace", killed)
+        checkpoint.save(tmp_path, "m", 7, {"number": 3}, {"of": 3})
+    assert checkpoint.damaged(tmp_path) == []
+    assert checkpoint.exists(tmp_path, "m") == (newest is not None)
+    if newest:
+        assert checkpoint.load(tmp_path, "m") == ({"number": newest}, {"of": newest}, 7)
+    checkpoint.save(tmp_path, "m", 8, {"number": 4}, {"of": 4})
+    assert checkpoint.load(tmp_path, "m")[0] == {"number": 4}

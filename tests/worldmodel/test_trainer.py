@@ -255,6 +255,17 @@ def test_after_many_the_last_good_state_is_taken_at_a_third_of_the_rate(logs, mo
 
 
 @LOSSES
+def test_losses_that_are_not_finite_ever_again_are_said_so_once(logs, monkeypatch, which):
+    trainer = Trainer(logs, TINY, QUICK)
+    steps(trainer, 1, 10**9)
+    good = {name: value.clone() for name, value in weights(trainer).items()}
+    poison(trainer, monkeypatch, 1, 10**9, which)
+    steps(trainer, 61, 10**9)
+    assert identical(weights(trainer), good) and len(trainer.trouble) < 9
+    assert sum("again and again" in text for text in trainer.trouble) == 1
+
+
+@LOSSES
 def test_losses_that_never_were_finite_end_with_a_reason(logs, monkeypatch, which):
     trainer = Trainer(logs, TINY, QUICK)
     poison(trainer, monkeypatch, 0, 10, which)
