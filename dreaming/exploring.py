@@ -33,7 +33,7 @@ WIDTHS = 2.0  # of the logs' ranges, beyond them, that are explored
 THINK_SHARE, SURVEY_SHARE = 0.06, 0.08  # of the phase's time
 DREAMS, HORIZON = 24, 32  # of a cell's audit, and control steps of each, however short the dreams that are learnt from
 MOST_ERROR = 0.5  # of what standing still errs by over those steps, for a cell to be borne out
-STARTS = 8  # dreams of a world that is thought about
+STARTS, AHEAD = 8, 80  # dreams of a world that is thought about, and control steps of each
 SEEDS = AUDIT_SEEDS + 300_000
 
 
@@ -56,7 +56,7 @@ class Exploring:
         dreamer.load_state_dict(state["dreamer"])
         held_out, model = night.trainer.held_out, night.trainer.model
         self.dreams = ImaginedFailure(
-            model, dreamer.learner.actor, held_out, night.nominal, night.control_hz, starts=STARTS
+            model, dreamer.learner.actor, held_out, night.nominal, night.control_hz, STARTS, AHEAD
         )
         if resumed and fits(state.get("exploration", {}), self.space):
             self.exploration.load_state_dict(state["exploration"])

@@ -22,7 +22,9 @@ from worldmodel import checkpoint
 def run(small_night, tmp_path, monkeypatch) -> RunFolder:
     """A finished night's folder, which is asked to search from now on; quick to do so."""
     monkeypatch.setattr(exploring, "STARTS", 1)
+    monkeypatch.setattr(exploring, "AHEAD", 8)
     monkeypatch.setattr(exploring, "DREAMS", 4)
+    monkeypatch.setattr(exploring, "HORIZON", 8)
     monkeypatch.setattr(exploring, "SURVEY_SHARE", 0.5)
     monkeypatch.setattr("dreaming.exploration.ON_BORDER", 1)
     monkeypatch.setattr("dreaming.exploration.PIECES", ("all", "worst"))
