@@ -36,7 +36,7 @@ def simulated(path: Path, hours: float) -> tuple[float, Clock]:
     run = RunFolder(path)
     clock = Clock(3600 * hours / STEPS)
     night = Night(run.config(), run, Budget(3600 * hours, SHARES, clock.now), clock)
-    night.one_process = True  # pyright: ignore[reportAttributeAccessIssue]
+    night.one_process = True
     all_phases(night)
     night.finish()
     return clock.at - 3600 * hours, clock

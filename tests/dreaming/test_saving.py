@@ -35,7 +35,8 @@ def test_what_does_not_fit_waits_and_comes_in_its_order():
     saving("model", disk.write, "model 3")
     weights += 1
     assert disk.written == ["model 1"] and len(disk.told) == 1 and "some file" in disk.told[0]
-    assert torch.equal(saving.waiting("policy")[0], torch.zeros(3)), "as it was when it was to be saved"
+    waiting = saving.waiting("policy")
+    assert waiting and torch.equal(waiting[0], torch.zeros(3)), "as it was when it was to be saved"
     assert saving.waiting("progress") is None
     disk.room, disk.at = 9, 2 * RETRY_S
     assert saving("progress", disk.write, "progress") and not saving.full
