@@ -67,7 +67,7 @@ def test_importing_envs_does_not_load_torch(root):
 
 
 def test_without_pybullet_everything_but_the_simulator_imports(root):
-    simulator = ("envs.bullet", "envs.camera", "envs.tasks.")
+    simulator = ("envs.bullet", "envs.camera", "envs.machine", "envs.tasks.")
     names = [name for package in PACKAGES for name in modules(root, package) if not name.startswith(simulator)]
     code = f"""
 import importlib, sys

@@ -1,4 +1,6 @@
 """DreamerV3's own replay (`embodied.replay`), with the settings of its `configs.yaml`: chunks of 1,024 in memory."""
+# pyright: reportMissingImports=false
+# It lives in an environment of its own
 
 import sys
 from collections.abc import Iterator

@@ -2,6 +2,8 @@
 
 What it holds of a step is what ours holds, no more: no `next` observation, as that would double it.
 """
+# pyright: reportMissingImports=false
+# It lives in an environment of its own
 
 from collections.abc import Iterator
 from pathlib import Path

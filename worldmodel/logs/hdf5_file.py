@@ -138,7 +138,7 @@ def columns(found: Mapping[str, Series]) -> dict[str, np.ndarray]:
     """All rows of each; what they take together is looked at before the first is read."""
     total = sum(int(np.prod(one.data.shape, dtype=object)) * one.data.dtype.itemsize for one in found.values())
     for one in found.values():
-        check_size(total, f"what {one.data.file.filename} holds of {one.data.name.rpartition('/')[0] or '/'}")
+        check_size(total, f"what {one.data.file.filename} holds of {str(one.data.name).rpartition('/')[0] or '/'}")
     return {name: one.rows() for name, one in found.items()}
 
 
