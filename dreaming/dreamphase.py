@@ -127,7 +127,8 @@ class DreamPhase:
             return
         state = self.night.saved(CLONE)
         dreamer.load_state_dict(state["dreamer"])
-        before = dreamer.updates
+        # Checkpoints count updates: one that counted fewer than an earlier night's would be taken for the older.
+        before = dreamer.updates = max(dreamer.updates, self.state.updates)
         clone = self._try()
         if latest is None or clone is None:
             return

@@ -119,7 +119,7 @@ def phase_with(helper: Told, seconds: float = 100.0):
         coverable=lambda: [ICE], config=SimpleNamespace(select=True, gate=True, dream=SimpleNamespace(horizon=5)),
         helper=lambda *_: helper, tick=lambda *_: None, metrics=lambda *_, **__: None,
         auditor=lambda actor: SimpleNamespace(examine=None), listener=SimpleNamespace(note=lambda text: None),
-        run=SimpleNamespace(save_progress=lambda state: None),
+        save_progress=lambda: None,
         save_policy=lambda name, learner=None, updates=None, **more: kept.append(
             (name, (learner or dreamer.learner).actor, dreamer.updates if updates is None else updates, more)
         ),

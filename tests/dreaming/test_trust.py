@@ -66,23 +66,25 @@ def test_a_cut_return_worked_by_hand():
 @pytest.mark.parametrize("gradient", ["dynamics", "reinforce"])
 def test_steps_beyond_the_horizon_neither_pay_nor_teach(model, replay, gradient):
     learner = ActorCritic(replace(SMALL, gradient=gradient), model, "blind")
-    rollout = some_dreams(model, replay, learner)
     counted = torch.arange(6) < torch.tensor([0, 1, 2, 3, 4, 5, 6, 3]).unsqueeze(-1)
 
-    def losses(reward: torch.Tensor, continuation: torch.Tensor) -> list[torch.Tensor]:
+    def losses(more: torch.Tensor | float, over: torch.Tensor | None = None) -> list[torch.Tensor]:
+        """Of the same dreams, dreamt anew each time: their graph is used up by the loss."""
         torch.manual_seed(0)
         judge = ActorCritic(replace(SMALL, gradient=gradient), model, "blind")
         judge.load_state_dict(learner.state_dict())
-        loss, metrics = judge.losses(
-            model, replace(rollout, reward=reward, continuation=continuation), counted=counted
-        )
+        torch.manual_seed(1)
+        rollout = some_dreams(model, replay, judge)
+        going_on = rollout.continuation if over is None else torch.where(over, 0.1, rollout.continuation)
+        changed = replace(rollout, reward=rollout.reward + more, continuation=going_on)
+        loss, metrics = judge.losses(model, changed, counted=counted)
         grads = torch.autograd.grad(loss, list(judge.critic.parameters()), retain_graph=True)
         return [loss, metrics["critic_loss"], *grads]
 
-    as_dreamt = losses(rollout.reward, rollout.continuation)
-    otherwise = losses(rollout.reward + 5.0 * ~counted, torch.where(counted, rollout.continuation, 0.1))
+    as_dreamt = losses(0.0)
+    otherwise = losses(5.0 * ~counted, ~counted)
     assert all(torch.equal(a, b) for a, b in zip(as_dreamt, otherwise, strict=True))
-    assert not torch.equal(as_dreamt[0], losses(rollout.reward + 5.0 * counted, rollout.continuation)[0])
+    assert not torch.equal(as_dreamt[0], losses(5.0 * counted)[0])
 
 
 def test_dreams_that_nobody_trusts_teach_nothing(model, replay):
