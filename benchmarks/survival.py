@@ -25,7 +25,7 @@ import yaml
 
 from configs import UserError
 from dreaming.agent import View
-from dreaming.clock import Budget, Share
+from dreaming.clock import Budget, Place, Share
 from dreaming.dreamphase import dream
 from dreaming.evaluate import CellResult, evaluate
 from dreaming.night import Night
@@ -98,6 +98,10 @@ class InOneProcess(Night):
     """All its work is this process's, whose time is counted."""
 
     one_process = True
+
+    def _place(self, name: str) -> Place | None:
+        """An arm goes on from where it was; one that only begins with the shared checkpoints is at its beginning."""
+        return super()._place(name) if name in self.state.seconds else None
 
 
 class Quiet:

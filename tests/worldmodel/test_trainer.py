@@ -200,8 +200,8 @@ def test_a_run_goes_on_with_todays_way_of_learning(logs, tmp_path):
 def poison(instance: Trainer, monkeypatch, from_step: int, to_step: int, which: str = "world_model_loss") -> None:
     honest = getattr(trainer_module, which)
 
-    def loss(model, batch):
-        found = honest(model, batch)
+    def loss(model, batch, *more):
+        found = honest(model, batch, *more)
         factor = float("nan") if from_step <= instance.steps < to_step else 1.0
         return found._replace(total=found.total * factor) if which == "world_model_loss" else found * factor
 
