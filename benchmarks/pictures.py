@@ -1,7 +1,7 @@
 """The pictures of docs/concepts.md, drawn from a rover's run; nothing in them is chosen by hand.
 
-    dream --task rover --hours 0.3 --scenario slippery --run runs/rover
-    python benchmarks/pictures.py --run runs/rover --out docs
+    python benchmarks/survival.py --task rover --seeds 1 --first-seed 2 --arms whole --scenario slippery --dream-s 240
+    python benchmarks/pictures.py --run runs/survival/rover/seed-2/whole --out docs
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from dreaming.agent import Agent
 from dreaming.atlas import dreamt_failures
 from dreaming.audit import Dream
 from dreaming.auditing import LOGGED
+from dreaming.clock import allot
 from dreaming.evaluate import evaluate
+from dreaming.night import SHARES
 from dreaming.rehearsal import rehearse
-from dreaming.report.data import Report
 from dreaming.run import BEST, CLONE, RunFolder
 from dreaming.scenario import Scenario
 from dreaming.selection import AUDIT_SEEDS, SURVIVAL_SEEDS
@@ -42,7 +43,7 @@ DREAMT, TRUE, SOFT, LIMIT = "#c2410c", "#0b68b0", "#c9cdd4", "#1b1d21"
 @dataclass
 class Options:
     run: Path
-    """A night of the rover, or an arm of `survival.py`."""
+    """An arm of `survival.py`, or a night of the rover."""
     out: Path = Path("docs")
     count: int = 48
     """Dreams, and episodes, of each world."""
@@ -167,16 +168,15 @@ def audit_picture(subject: Subject, workers: Workers, count: int, path: Path) ->
 
 
 def night_picture(run: Path, path: Path) -> None:
-    """What the time went to, and how the trials of the dream phase fared."""
-    found = Report.load(run)
+    """What eight hours go to, and how the trials of this run's dream phase fared."""
     made, (bar, curve) = figure(11.0, 2.8, 2)
-    begun, shades = 0.0, (SOFT, "#9db8d6", "#7aa3cf", DREAMT, "#5c86b8", TRUE, LIMIT)
-    for (name, seconds), shade in zip(found.spent.seconds.items(), shades, strict=False):
-        bar.barh(name, seconds / 60, left=begun / 60, color=shade)
-        begun += seconds
+    given, begun = allot(3600 * 8.0, SHARES), 0.0
+    for name in (share.name for share in SHARES):
+        bar.barh(name, given[name] / 3600, left=begun / 3600, color=TRUE if name == "dream" else "#9db8d6")
+        begun += given[name]
     bar.invert_yaxis()
-    bar.set(title="a night's phases", xlabel="minutes")
-    trials = found.training.selection
+    bar.set(title="what eight hours go to", xlabel="hours")
+    trials = RunFolder(run).progress().selection
     minutes = [trial["seconds"] / 60 for trial in trials]
     for name in trials[0]["scores"] if trials else ():
         within = name == "logged"
@@ -186,7 +186,7 @@ def night_picture(run: Path, path: Path) -> None:
     kept = [i for i, trial in enumerate(trials) if trial["kept"]]
     if kept:
         curve.axvline(minutes[kept[-1]], color=LIMIT, linewidth=1, linestyle=":", label="the policy that is kept")
-    curve.set(title="its trials in the simulator", xlabel="minutes", ylabel="failed", ylim=(-0.03, 1.03))
+    curve.set(title="trials while it dreamt", xlabel="minutes of dreaming", ylabel="share that failed", ylim=(-0.03, 1.03))
     curve.legend(frameon=False, fontsize=8)
     made.savefig(path)
 
