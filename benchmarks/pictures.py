@@ -186,7 +186,8 @@ def night_picture(run: Path, path: Path) -> None:
     kept = [i for i, trial in enumerate(trials) if trial["kept"]]
     if kept:
         curve.axvline(minutes[kept[-1]], color=LIMIT, linewidth=1, linestyle=":", label="the policy that is kept")
-    curve.set(title="trials while it dreamt", xlabel="minutes of dreaming", ylabel="share that failed", ylim=(-0.03, 1.03))
+    curve.set(title="trials while it dreamt", xlabel="minutes of dreaming", ylabel="share that failed")
+    curve.set_ylim(-0.03, 1.03)
     curve.legend(frameon=False, fontsize=8)
     made.savefig(path)
 
