@@ -29,9 +29,9 @@ def drift(reader: LogReader, context: ContextSpec, episodes: Sequence[int]) -> l
     starts = np.flatnonzero(begins)
     if len(starts) < EPISODES:
         return []
-    rows = reader.rows[numbers]
-    vector = reader.spikes.mend(rows["vector"], numbers).astype(np.float64)
-    action = np.asarray(rows["applied_action"], np.float64)
+    rows = reader.rows  # a field at a time: rows of older logs hold their pictures
+    vector = reader.spikes.mend(rows["vector"][numbers], numbers).astype(np.float64)
+    action = np.asarray(rows["applied_action"][numbers], np.float64)
     which = np.cumsum(begins) - 1
     step = ~begins[1:]
     change, of = np.diff(vector, axis=0)[step], which[1:][step]

@@ -18,7 +18,7 @@ import torch
 from configs import UserError, load_yaml
 from worldmodel import checkpoint
 from worldmodel.checkpoint import write_atomically
-from worldmodel.log_format import INDEX, ROWS, SCHEMA
+from worldmodel.log_format import INDEX, SCHEMA, row_dtypes
 from worldmodel.replay import Batch, Replay
 from worldmodel.saved import NAME
 from worldmodel.storage import LogReader
@@ -136,7 +136,7 @@ def scaled_as(reader: LogReader, action: Mapping[str, Any], into: Path) -> LogRe
     aside = into.with_name(into.name + ".importing")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    for name in (ROWS, INDEX):
+    for name in (*row_dtypes(reader.schema), INDEX):
         shutil.copyfile(reader.folder / name, aside / name)
     write_atomically(aside / SCHEMA, text)
     if into.is_dir():

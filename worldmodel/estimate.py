@@ -21,7 +21,7 @@ from worldmodel.replay import Replay
 
 COVERAGE = 0.9
 WIDTH = 1.645  # standard deviations to either side that hold so much of a normal distribution
-EPISODES, ROWS = 32, 1000  # filtered at once: memory stays bounded however long an episode is
+EPISODES, ROWS, ROWS_OF_IMAGES = 32, 1000, 32  # filtered at once: memory stays bounded however long an episode is
 FOLDS = 10
 JUDGED, LONGEST = 40, 200  # held-out episodes, and steps of each, that judge the estimate: a few seconds
 Pair = tuple[torch.Tensor, ...]  # means and deviations
@@ -101,8 +101,9 @@ def estimated(model: WorldModel, replay: Replay, most: int | None = None, seed: 
         last = np.minimum(replay.length[replay.episodes[which]], most or replay.length.max())
         parts, labels, heads, belief = [], [], [], None
         inference = inference_of(model, len(which))
-        for start in range(0, int(last.max()) + 1, ROWS):
-            rows = np.minimum(np.arange(start, min(start + ROWS, int(last.max()) + 1)), last[:, None])
+        once = ROWS_OF_IMAGES if model.spaces.image else ROWS
+        for start in range(0, int(last.max()) + 1, once):
+            rows = np.minimum(np.arange(start, min(start + once, int(last.max()) + 1)), last[:, None])
             batch = replay.gather(replay.offset[which][:, None] + rows)
             batch.is_first[:, 0] = start == 0
             with random_kept(device):
@@ -202,7 +203,7 @@ def judge(model: WorldModel, replay: Replay, held_out: Replay) -> tuple[list[Fac
                 widening=widening[c] if calibrated else None,
             )
         )
-    model.widening = tuple(widening)
+    model.widening = tuple(widening) if any(factor.widening is not None for factor in judged) else None
     wider = np.array(widening)
     return judged, [one._replace(estimate=Estimate(one.estimate.mean, one.estimate.std * wider)) for one in found]
 

@@ -44,7 +44,7 @@ class Before:
     def lines(self, new: OpenLoop, earlier: Mapping[str, OpenLoop]) -> list[str]:
         lines = []
         for name, before, now in self._pairs(new, earlier):
-            at = milestones(now)
+            at = [h for h in milestones(now) if h <= len(before)]
             was, after = (" / ".join(f"{errors[h - 1]:.3f}" for h in at) for errors in (before, now.model))
             where = name if name == NEW else f"the earlier logs {name}"
             lines.append(f"on {where} after {' / '.join(map(str, at))} steps: {was} before, {after} now")

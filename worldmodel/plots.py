@@ -132,7 +132,8 @@ def before_and_after_plot(path: Path, hz: float, changes: Sequence[Change]) -> P
         axes = figure.add_subplot(1, len(changes), i + 1)
         seconds = [(h + 1) / hz for h in range(len(change.now))]
         axes.plot(seconds, change.persistence, "--", color=PERSISTENCE, label="persistence")
-        axes.plot(seconds, change.before, ":", color=LOG, label="before")
+        before = change.before[: len(seconds)]  # logs of longer or shorter episodes are followed for longer or shorter
+        axes.plot(seconds[: len(before)], before, ":", color=LOG, label="before")
         axes.plot(seconds, change.now, "-", color=MODEL, lw=2, label="now")
         axes.set(xlabel="seconds ahead", ylabel="error, in standard deviations")
         axes.set_title(change.title if len(change.title) <= 44 else f"...{change.title[-41:]}", loc="left", fontsize=9)

@@ -1,6 +1,7 @@
 """`train-world-model` at work: from a run folder and the user's options to a trained, judged and saved world model."""
 
 import json
+import math
 import signal
 import threading
 import time
@@ -239,14 +240,18 @@ class Session:
                     self._look()
                     took = time.monotonic() - now
                     look_at = time.monotonic() + max(LOOK_EVERY_S, took / LOOK_SHARE)
+            self._save_if_learnt()  # what follows takes a while, and may be cut off
             findings = self.trainer.diagnose()
             judged, series = self.trainer.judge_estimate()  # which calibrates it, so the checkpoint has to follow
-            if self.trainer.steps > self.first_step or not checkpoint.exists(self.folder / "checkpoints", NAME):
-                self.trainer.save(self.folder / "checkpoints")
+            self._save_if_learnt()
             result = self._look(starts=256)
             self.screen.complete()
             self._conclude(result, judged, series, findings)
             self.tracker.finish()
+
+    def _save_if_learnt(self) -> None:
+        if self.trainer.steps > self.first_step or not checkpoint.exists(self.folder / "checkpoints", NAME):
+            self.trainer.save(self.folder / "checkpoints")
 
     def _share(self) -> float:
         if self.stopped_by:
@@ -289,13 +294,13 @@ class Session:
         """Do held-out recordings stay within what rollouts state? To the screen, the plot, the metrics and W&B."""
         found = self.trainer.audit()
         if found is None:
-            self.screen.say("  no audit of stated bounds: it needs 10 recordings or more")
+            self.screen.say("  no audit of stated bounds: it needs an ensemble, and 10 recordings or more")
             return
         at = results.milestones(result)
         for line in found.lines(at):
             self.screen.say(f"  {line}")
         figures = {f"{name}_{h}": float(getattr(found, name)[h - 1]) for name in ("bound", "held") for h in at}
-        self._log("audit", figures)
+        self._log("audit", {name: value for name, value in figures.items() if math.isfinite(value)})
         results.save_plot(self.folder / "plots", self.trainer.reader.schema, result, self.trainer.steps, found)
 
     def _log(self, phase: str, values: dict[str, float]) -> None:

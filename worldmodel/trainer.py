@@ -92,6 +92,11 @@ class Trainer:
         device: torch.device = CPU,
     ) -> None:
         reader.check()
+        if config.open_loop and (config.open_loop >= config.length or not model_config.carry):
+            raise UserError(
+                f"trainer.open_loop is {config.open_loop}: it takes a model that carries the observation, and segments "
+                f"that are longer (trainer.length is {config.length})"
+            )
         torch.manual_seed(seed)
         self.reader, self.config, self.device = reader, config, device
         train, held_out = split_episodes(reader)

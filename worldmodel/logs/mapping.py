@@ -158,8 +158,12 @@ def find_mapping(
     if given is not None:
         if str(given) in packaged_names("logs"):
             return _packaged(str(given))
-        within = folder.is_dir() and Path(given).resolve().is_relative_to(folder.resolve())
-        return _without_code(read_mapping(given), given) if within else read_mapping(given)
+        mapping = read_mapping(given)
+        places = [Path(given).absolute(), Path(given).resolve()]
+        if isinstance(mapping.reward, PythonReward):
+            places.append(Path(mapping.reward.python).resolve())
+        within = folder.is_dir() and any(place.is_relative_to(folder.resolve()) for place in places)
+        return _without_code(mapping, given) if within else mapping
     places = [data / BESIDE] if data.is_dir() else [data.with_suffix(".yaml"), data.with_name(BESIDE)]
     beside = places[0]
     for place in places:
