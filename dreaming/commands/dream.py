@@ -127,12 +127,11 @@ def prepare(options: Dream, run: RunFolder) -> NightConfig:
         registry.task_class(task)  # says so now if there is no PyBullet
     config = _settle(options, run, before or NightConfig.for_task(task), before is None, data)
     asked(config.scenario, task)
-    if config.wake and (run.episodes / SCHEMA).is_file():
-        if read_schema(run.episodes) not in (registry.schema(task, image) for image in (False, True)):
-            raise UserError(
-                f"--wake adds episodes to {run.episodes}, whose format is not today's; leave it out, or give a new "
-                "--run"
-            )
+    wakes = config.wake and (run.episodes / SCHEMA).is_file()
+    if wakes and read_schema(run.episodes) not in (registry.schema(task, image) for image in (False, True)):
+        raise UserError(
+            f"--wake adds episodes to {run.episodes}, whose format is not today's; leave it out, or give a new --run"
+        )
     if config != before:
         run.create(config)
     return config
