@@ -69,13 +69,16 @@ class Here:
             LostError: a simulator failed, or its process was lost, twice.
         """
         assert self._asked is not None
-        (work, arguments), self._asked = self._asked, None
+        work, arguments = self._asked  # still asked for if the user stops it
         for last in (False, True):
             try:
-                return work(self.workers, tell, *arguments)
+                found = work(self.workers, tell, *arguments)
+                self._asked = None
+                return found
             except (ProcessLostError, SimulatorError) as error:
                 how = str(error).strip().splitlines()[0].rstrip(":")
                 if last:
+                    self._asked = None
                     raise LostError(how) from None
                 self.troubles.append(f"{how}: what was being tried began anew")
 

@@ -126,18 +126,21 @@ class DreamPhase:
                 self._try()
             return
         state = self.night.saved(CLONE)
-        dreamer.load_state_dict(state["dreamer"])
-        # Checkpoints count updates: one that counted fewer than an earlier night's would be taken for the older.
-        before = dreamer.updates = max(dreamer.updates, self.state.updates)
+        self._become(state["dreamer"])
         clone = self._try()
         if latest is None or clone is None:
             return
-        dreamer.load_state_dict(latest[0]["dreamer"])
-        dreamer.updates = max(before, dreamer.updates)
+        self._become(latest[0]["dreamer"])
         dreamer.ongoing = None  # they were dreamt by a model that has learnt on since
         older = self._try()
         if older is None or older < clone:
-            dreamer.load_state_dict(state["dreamer"])
+            self._become(state["dreamer"])
+
+    def _become(self, policy: dict[str, Any]) -> None:
+        """That policy. Checkpoints count updates: one that counted fewer than before would be taken for the older."""
+        self.dreamer.load_state_dict(policy)
+        self.dreamer.updates = max(self.dreamer.updates, self.state.updates)
+        self.dreamer.imagined_steps = max(self.dreamer.imagined_steps, self.state.imagined_steps)
 
     def _end(self) -> None:
         self._count()

@@ -61,6 +61,7 @@ class Exploring:
         if resumed and fits(state.get("exploration", {}), self.space):
             self.exploration.load_state_dict(state["exploration"])
             self.seconds = dict(state["exploration"]["seconds"])
+            self.seconds["elapsed"] -= self.phase.elapsed()  # which the phase begins with, where it was cut off
         else:
             self._calibrate()
             if fits(night.state.exploration, self.space):

@@ -41,8 +41,11 @@ class Saving:
         return self._full_since is not None
 
     def __call__(self, name: str, write: Callable[..., Any], *arguments: Any) -> bool:
-        """Writes in the order of the calls; False if it waits. What waits under this name already is forgotten."""
-        self._waiting.pop(name, None)
+        """Writes in the order of the calls; False if it waits. What waits under this name already gives its place up to
+        it; but progress speaks of what was saved before it, and goes last.
+        """
+        if name == "progress":
+            self._waiting.pop(name, None)
         self._waiting[name] = write, arguments
         if self.full and self._now() - self._tried < RETRY_S:
             self._waiting[name] = write, deepcopy(arguments)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from configs import UserError
 from dreaming.clock import Phase
 from dreaming.night import Night
 from dreaming.run import BEST, ZERO_STEP
@@ -18,6 +19,7 @@ from dreaming.scenario import Scenario
 from envs import registry
 from envs.physics import Physics
 from envs.record import record
+from envs.slots import SimulatorError
 from worldmodel import checkpoint
 from worldmodel.episode import WAKE
 from worldmodel.storage import LogReader, LogWriter
@@ -50,7 +52,7 @@ def wrong(night: Night) -> list[Scenario]:
     possible = [s for s in night.coverable() if not s.events_for(night.config.task)]
     refused = [s for s in possible if s.name in night.state.refused]
     far = night.state.disagreement
-    return refused or sorted(possible, key=lambda s: -far.get(s.name, 0.0))[:WORST]
+    return refused or sorted(possible, key=lambda s: -far.get(s.name, 0.0))[:WORST] or night.found()[:WORST]
 
 
 def keep_zero_step(night: Night) -> None:
@@ -78,15 +80,18 @@ def collect(night: Night, phase: Phase, targets: Sequence[Scenario]) -> None:
         return targets[int(rng.integers(len(targets)))].sample(task, rng, night.nominal)
 
     done = collected(night.reader(), number)
-    with LogWriter(night.run.episodes, registry.schema(task, image)) as writer:
-        while done < wanted and phase.spent() < COLLECTING_SHARE and not night.budget.stop.is_set():
-            # No more at once than are sure to be wanted: every step that is simulated is kept, and counted.
-            count = min(16, max(1, (wanted - done) // registry.task_class(task).max_steps))
-            seed = WAKE_SEEDS + night.config.seed * 1000 + len(writer)
-            for episode in record(task, policy, count, seed, processes=0, camera=image, draw=draw):
-                episode.info[WAKE] = number
-                writer.append(episode)
-                done += episode.length
-                night.tick(phase, f"{done:,} of {wanted:,} steps where the model is wrong: {names}")
+    try:
+        with LogWriter(night.run.episodes, registry.schema(task, image)) as writer:
+            while done < wanted and phase.spent() < COLLECTING_SHARE and not night.budget.stop.is_set():
+                # No more at once than are sure to be wanted: every step that is simulated is kept, and counted.
+                count = min(16, max(1, (wanted - done) // registry.task_class(task).max_steps))
+                seed = WAKE_SEEDS + night.config.seed * 1000 + len(writer)
+                for episode in record(task, policy, count, seed, processes=0, camera=image, draw=draw):
+                    episode.info[WAKE] = number
+                    writer.append(episode)
+                    done += episode.length
+                    night.tick(phase, f"{done:,} of {wanted:,} steps where the model is wrong: {names}")
+    except (SimulatorError, UserError) as error:  # in worlds as hard as these, or on a full disk
+        night.warn(f"the wake collected {done:,} of {wanted:,} steps and went on with those: {error}")
     # From the logs, whatever was killed when.
     night.state.simulator_steps["learning"] = collected(night.reader())

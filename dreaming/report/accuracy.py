@@ -152,7 +152,7 @@ def refused_section(report: Report) -> str:
     if report.not_learnable:
         how = "before dreams can be trusted for less than half as long as in the logs' own worlds"
         if report.explored is not None:
-            how = "before audits bore dreams out no longer"
+            how = "as far as audits bore dreams out"
         parts.append(paragraph(f"How far each factor may go, by itself, {how}:"))
         parts.append(bullets(report.not_learnable))
     return section("refused", "What these logs cannot teach", *parts) if parts else ""

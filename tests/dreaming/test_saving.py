@@ -40,7 +40,7 @@ def test_what_does_not_fit_waits_and_comes_in_its_order():
     assert saving.waiting("progress") is None
     disk.room, disk.at = 9, 2 * RETRY_S
     assert saving("progress", disk.write, "progress") and not saving.full
-    policy, model, progress = disk.written[1:]
+    model, policy, progress = disk.written[1:]
     assert torch.equal(policy, torch.zeros(3)) and (model, progress) == ("model 3", "progress")
     assert len(disk.told) == 2 and "after 20 seconds" in disk.told[1]
 
