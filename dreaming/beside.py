@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from envs.slots import SimulatorError
+from envs.slots import SimulatorError, first_line
 from envs.workers import HANG_S, ProcessLostError, Workers, start_process
 from worldmodel.speed import prepare_cpu
 
@@ -76,7 +76,7 @@ class Here:
                 self._asked = None
                 return found
             except (ProcessLostError, SimulatorError) as error:
-                how = str(error).strip().splitlines()[0].rstrip(":")
+                how = first_line(error)
                 if last:
                     self._asked = None
                     raise LostError(how) from None

@@ -16,7 +16,7 @@ from dreaming.dreamphase import dream
 from dreaming.evaluate import CellResult
 from dreaming.films import film, in_order
 from dreaming.findings import findings
-from dreaming.night import Night, first_line
+from dreaming.night import Night
 from dreaming.outlook import outlook
 from dreaming.report import data
 from dreaming.report.page import write_report
@@ -26,7 +26,7 @@ from dreaming.survival import Survival, cells_of, log_ranges, report_cells, try_
 from dreaming.truth import simulate
 from dreaming.wake import wake
 from envs.record import ExpertPolicy, Policy
-from envs.slots import SimulatorError
+from envs.slots import SimulatorError, first_line
 from envs.workers import ProcessLostError, Workers
 from worldmodel import results
 from worldmodel.evaluation import OpenLoop

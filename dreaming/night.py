@@ -25,7 +25,7 @@ from dreaming.scenario import Scenario, asked
 from envs import registry
 from envs.physics import Physics
 from envs.record import demonstrator, record
-from envs.slots import SimulatorError
+from envs.slots import SimulatorError, first_line
 from envs.workers import ProcessLostError, Workers
 from worldmodel import checkpoint, results
 from worldmodel.device import CPU
@@ -385,11 +385,6 @@ class Night:
         self.save_policy(CLONE, cloned=updates)
         if "dream" not in {share.name for share in self.budget.shares}:
             self.save_policy(BEST)
-
-
-def first_line(error: Exception) -> str:
-    """What a simulator's error says, without the traceback that it carries."""
-    return str(error).strip().splitlines()[0].rstrip(":")
 
 
 def _cores() -> int:

@@ -1,11 +1,13 @@
 """Dreams to be looked at and audited, with everything kept that a simulator needs to repeat them."""
 
+from typing import Any
+
 import numpy as np
 import torch
 
 from dreaming.agent import Actor, View
 from dreaming.audit import Dream
-from dreaming.imagination import imagine, starts_from
+from dreaming.imagination import Rollout, imagine, starts_from
 from dreaming.imagined_failure import held_out_starts
 from dreaming.learning import dream_physics
 from dreaming.scenario import Scenario
@@ -54,20 +56,8 @@ def rehearse(
             prepared = dream_physics(model, [physics], np.array([step]), horizon, control_hz)
             rollout = imagine(model, actor, starts, prepared, horizon)
             world = rollout.world
-            dreams.append(
-                Dream(
-                    episode=episode,
-                    step=step,
-                    scenario=scenario.name,
-                    physics=physics.to_dict(),
-                    action=rollout.action[0].clamp(-1, 1).cpu().numpy(),
-                    observation=rollout.observation[0].cpu().numpy(),
-                    reward=rollout.reward[0].cpu().numpy(),
-                    continuation=rollout.continuation[0].cpu().numpy(),
-                    changes=physics.changes,
-                    **stated(model, world.at(slice(None), 0), world.at(slice(None), slice(1, None)), rollout.inputs),
-                )
-            )
+            says = stated(model, world.at(slice(None), 0), world.at(slice(None), slice(1, None)), rollout.inputs)
+            dreams.append(_told(rollout, 0, episode, step, scenario, physics, says))
     return dreams
 
 
@@ -96,29 +86,32 @@ def rehearse_at_once(
             scenario.sample(task, rng, one, step / control_hz) for one, step in zip(logged, steps.tolist(), strict=True)
         ]
         rollout = imagine(model, actor, starts, dream_physics(model, physics, steps, horizon, control_hz), horizon)
-    says: list[dict] = [{}] * count
+    says: list[dict[str, Any]] = [{}] * count
     if model.calibration is not None:
         world = rollout.world
         first, arrived = world.at(slice(None), 0), world.at(slice(None), slice(1, None))
         found = judge(model, model.calibration, first, arrived, rollout.inputs)
         bounds, trusted = found.bound.cpu().numpy(), found.horizon.tolist()
         says = [{"uncertainty": bounds[i], "trust_horizon": trusted[i]} for i in range(count)]
-    as_array = lambda values: values.cpu().numpy()  # noqa: E731
-    return [
-        Dream(
-            episode=which[i],
-            step=int(steps[i]),
-            scenario=scenario.name,
-            physics=physics[i].to_dict(),
-            action=as_array(rollout.action[i].clamp(-1, 1)),
-            observation=as_array(rollout.observation[i]),
-            reward=as_array(rollout.reward[i]),
-            continuation=as_array(rollout.continuation[i]),
-            changes=physics[i].changes,
-            **says[i],
-        )
-        for i in range(count)
-    ]
+    return [_told(rollout, i, which[i], int(steps[i]), scenario, physics[i], says[i]) for i in range(count)]
+
+
+def _told(
+    rollout: Rollout, i: int, episode: int, step: int, scenario: Scenario, physics: Physics, says: dict[str, Any]
+) -> Dream:
+    """Row i of a rollout with what a simulator needs to repeat it, and what the dream `says` of its trust."""
+    return Dream(
+        episode=episode,
+        step=step,
+        scenario=scenario.name,
+        physics=physics.to_dict(),
+        action=rollout.action[i].clamp(-1, 1).cpu().numpy(),
+        observation=rollout.observation[i].cpu().numpy(),
+        reward=rollout.reward[i].cpu().numpy(),
+        continuation=rollout.continuation[i].cpu().numpy(),
+        changes=physics.changes,
+        **says,
+    )
 
 
 def replayed_logs(

@@ -31,6 +31,11 @@ class SimulatorError(RuntimeError):
     """PyBullet, or an environment, failed in the midst of a call; the environments of that call must begin anew."""
 
 
+def first_line(error: Exception) -> str:
+    """What a simulator's error says, without the traceback that it carries."""
+    return str(error).strip().splitlines()[0].rstrip(":")
+
+
 class Slots:
     """The environments of one process, made when first used."""
 
