@@ -43,16 +43,20 @@ def most_bytes(config: NightConfig, schema: Mapping[str, Any], hours: float, sce
         learner = ActorCritic(config.dream.actor_critic, world, config.dream.view)
     model, policy = _bytes(world), _bytes(learner)
     dreams = config.dream.dreams * 4 * (2 * world.feat_size + 3 * vector + 8 * action + 200)
-    # The model with its optimisers' two averages, and the last good one; four policies at most with the model that
-    # each filters with, two with optimisers and dreams that go on, and one with a policy that is being tried.
-    each = 4 * model + 3 * (model + policy) + 2 * (2 * policy + dreams) + policy + 4 * MANIFEST
+    # The model with its optimisers' two averages, and the last good one; four policies at most, with the one before a
+    # wake, and the model that each filters with, two with optimisers and dreams that go on, and one with a policy that
+    # is being tried.
+    each = 4 * model + 4 * (model + policy) + 2 * (2 * policy + dreams) + policy + 5 * MANIFEST
     steps = registry.task_class(config.task).max_steps if config.task in registry.TASKS else 0
-    rows = config.episodes * (steps + 1) * sum(file.itemsize for file in files)
+    row = sum(file.itemsize for file in files)
+    logs = config.episodes * (EPISODE + (steps + 1) * row) if new_logs else 0
+    # Episodes of a wake may be of one step each, and the last batch is kept whole.
+    woken = config.wake * (EPISODE + 2 * row) + 16 * (EPISODE + steps * row) if config.wake else 0
     numbers = 4 * (config.audit_horizon + 1) * (vector + action + 3)
     metrics = ROW * int(min(MOST_ROWS, 1800 * hours) + 120 * hours + 100)
     return {
         "checkpoints": (KEEP + 1) * each,  # one more while it is written
-        "logs": rows + config.episodes * EPISODE if new_logs else 0,
+        "logs": logs + woken,
         "metrics": metrics,
         "audit": 24 * (scenarios + 1) * numbers + 1_000_000,
         "report": PAGE + 3 * FILM,

@@ -295,14 +295,14 @@ class DreamPhase:
 
     def _selector(self, draws: int | None = None) -> Selector:
         """As many worlds as the time allows for about three trials or more."""
-        task, state, run = self.night.config.task, self.state, self.night.run
+        task, state = self.night.config.task, self.state
         tried = self.coverable + (self.exploring.exploration.trials() if self.exploring else [])
         if not draws:
             max_steps, seconds = registry.task_class(task).max_steps, SELECTION_SHARE * self.phase.seconds / 3
             draws = affordable_draws(self._seconds_a_step(), max_steps, len(tried), ENVS, seconds)
         selector = Selector(task, tried, self.night.nominal, draws)
         if state.best_score is not None and state.best_worlds != selector.worlds:
-            score = self._ask(TRIAL, selector.score, run.load_agent(BEST, device=self.night.device))
+            score = self._ask(TRIAL, selector.score, self.night.agent(BEST))
             state.best_score, state.best_return = score.rank if score else (None, 0.0)
         state.best_worlds = selector.worlds
         self._selected = self._now()

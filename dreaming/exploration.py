@@ -21,6 +21,7 @@ from dreaming.territory import Cell, Territory
 
 ON_BORDER = 6  # worlds that are dreamt at a border each time
 SIDES, FOUND = 3, 2  # sides and neighbourhoods that are dreamt at once: more would thin out what hurts
+MOST = SIDES + 1 + FOUND  # scenarios that are dreamt at once
 KEPT = 3  # factors that a search is over
 LEVELS, WORLDS = 5, 128  # of a scan, by factor, and of a search
 PIECES = ("all", "worst", "worst", "search", "worst", "worst")  # in turn; a search takes as long as several looks

@@ -80,12 +80,12 @@ def survival(night: Night, phase: Phase) -> None:
         return
     task, run = night.config.task, night.run
     policies: dict[str, Policy] = {
-        "before": run.load_agent(CLONE, device=night.device),
-        "after": run.load_agent(BEST, device=night.device),
+        "before": night.agent(CLONE),
+        "after": night.agent(BEST),
         "demonstrator": ExpertPolicy(task, night.config.seed),
     }
     if night.state.woken == night.state.nights + 1:
-        policies["zero_step"] = run.load_agent(ZERO_STEP, device=night.device)
+        policies["zero_step"] = night.agent(ZERO_STEP)
     found = Survival(cells_of([*night.scenarios, *night.found()], task))
     with night.workers(ENVS) as workers:
         counted = 0

@@ -13,7 +13,7 @@ import torch
 
 from configs import UserError, from_dict, packaged, to_dict
 from dreaming.actor_critic import ActorCritic
-from dreaming.agent import Actor
+from dreaming.agent import Actor, Agent
 from dreaming.auditing import Auditor
 from dreaming.beside import Beside, Here
 from dreaming.clock import Budget, Jumps, Phase, Place, Share
@@ -282,6 +282,12 @@ class Night:
         if (waiting := self.saving.waiting(name)) is not None:
             return waiting[3]
         return checkpoint.load(self.run.checkpoints, name)[0]
+
+    def agent(self, name: str) -> Agent:
+        """The policy that `save_policy` saved last under this name, or that is to be saved; ready to act."""
+        if (waiting := self.saving.waiting(name)) is not None:
+            return self.run.agent(waiting[3], waiting[4], device=self.device)
+        return self.run.load_agent(name, device=self.device)
 
     # -- record, learn, clone -----------------------------------------------------------------------------------------
 

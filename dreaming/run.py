@@ -218,13 +218,23 @@ class RunFolder:
         self, name: str = BEST, sample: bool = True, seed: int = 0, device: torch.device = CPU
     ) -> Agent:
         """The policy of that name with the world model it filters with, ready to act."""
-        config = self.config()
         if not self.has_policy():
             raise UserError(f"{self.path} holds no policy yet; dream --run {self.path} makes one")
         if name == BEST and not checkpoint.exists(self.checkpoints, BEST):
             name = LATEST if checkpoint.exists(self.checkpoints, LATEST) else CLONE
         state, meta, _ = checkpoint.load(self.checkpoints, name)
-        model = build_model(meta)
+        return self.agent(state, meta, sample, seed, device)
+
+    def agent(
+        self,
+        state: dict[str, Any],
+        meta: dict[str, Any],
+        sample: bool = True,
+        seed: int = 0,
+        device: torch.device = CPU,
+    ) -> Agent:
+        """The policy of that state and manifest, as `policy_state` makes them."""
+        config, model = self.config(), build_model(meta)
         model.load_state_dict(state["model"])
         place(model, device, config.trainer.compute)
         learner = ActorCritic(config.dream.actor_critic, model, config.dream.view)

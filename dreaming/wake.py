@@ -13,13 +13,15 @@ import numpy as np
 
 from configs import UserError
 from dreaming.clock import Phase
-from dreaming.night import Night
+from dreaming.night import LEAST_APART_S, Night
 from dreaming.run import BEST, ZERO_STEP
+from dreaming.saving import no_space
 from dreaming.scenario import Scenario
 from envs import registry
 from envs.physics import Physics
 from envs.record import record
-from envs.slots import SimulatorError
+from envs.slots import SimulatorError, first_line
+from envs.workers import ProcessLostError
 from worldmodel import checkpoint
 from worldmodel.episode import WAKE
 from worldmodel.storage import LogReader, LogWriter
@@ -35,7 +37,10 @@ def wake(night: Night, phase: Phase) -> None:
     if not targets:
         night.state.warn("no wake: the model covers no scenario that could be learnt in the simulator")
         return
-    keep_zero_step(night)
+    # What waits for room on the disk is written first: the policy that is kept must be the best there is.
+    if not night.saving.retry() or not keep_zero_step(night):
+        night.warn("no wake: the disk is full, and what it collects would have no room")
+        return
     collect(night, phase, targets)
     if night.budget.stop.is_set():
         return
@@ -55,12 +60,21 @@ def wrong(night: Night) -> list[Scenario]:
     return refused or sorted(possible, key=lambda s: -far.get(s.name, 0.0))[:WORST] or night.found()[:WORST]
 
 
-def keep_zero_step(night: Night) -> None:
-    """The best policy before any simulator step was learnt from, in this night or one before it."""
+def keep_zero_step(night: Night) -> bool:
+    """The best policy before any simulator step was learnt from, in this night or one before it; False if the disk is
+    full.
+    """
     folder = night.run.checkpoints
-    if not checkpoint.exists(folder, ZERO_STEP):
-        state, meta, step = checkpoint.load(folder, BEST)
+    if checkpoint.exists(folder, ZERO_STEP):
+        return True
+    state, meta, step = checkpoint.load(folder, BEST)
+    try:
         checkpoint.save(folder, ZERO_STEP, step, state, {**meta, "policy": ZERO_STEP})
+    except OSError as error:
+        if no_space(error):
+            return False
+        raise
+    return True
 
 
 def collected(reader: LogReader, number: int | None = None) -> int:
@@ -73,8 +87,9 @@ def collect(night: Night, phase: Phase, targets: Sequence[Scenario]) -> None:
     """Whole episodes, until the steps are together or the time for it is up."""
     task, number, wanted = night.config.task, night.state.nights, night.config.wake
     image = night.trainer.model.spaces.image
-    policy = night.run.load_agent(BEST, device=night.device)
+    policy = night.agent(BEST)
     names = ", ".join(scenario.name for scenario in targets)
+    processes = int(phase.seconds >= LEAST_APART_S)  # as in the night's own recording
 
     def draw(rng: np.random.Generator) -> Physics:
         return targets[int(rng.integers(len(targets)))].sample(task, rng, night.nominal)
@@ -86,12 +101,12 @@ def collect(night: Night, phase: Phase, targets: Sequence[Scenario]) -> None:
                 # No more at once than are sure to be wanted: every step that is simulated is kept, and counted.
                 count = min(16, max(1, (wanted - done) // registry.task_class(task).max_steps))
                 seed = WAKE_SEEDS + night.config.seed * 1000 + len(writer)
-                for episode in record(task, policy, count, seed, processes=0, camera=image, draw=draw):
+                for episode in record(task, policy, count, seed, processes=processes, camera=image, draw=draw):
                     episode.info[WAKE] = number
                     writer.append(episode)
                     done += episode.length
                     night.tick(phase, f"{done:,} of {wanted:,} steps where the model is wrong: {names}")
-    except (SimulatorError, UserError) as error:  # in worlds as hard as these, or on a full disk
-        night.warn(f"the wake collected {done:,} of {wanted:,} steps and went on with those: {error}")
+    except (ProcessLostError, SimulatorError, UserError) as error:  # in worlds as hard as these, or on a full disk
+        night.warn(f"the wake collected {done:,} of {wanted:,} steps and went on with those: {first_line(error)}")
     # From the logs, whatever was killed when.
     night.state.simulator_steps["learning"] = collected(night.reader())

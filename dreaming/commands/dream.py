@@ -11,6 +11,7 @@ from dreaming.cli import Dream
 from dreaming.clock import Budget, process_age, stop_on_signals
 from dreaming.console import NightScreen
 from dreaming.diskuse import most_bytes, stated
+from dreaming.exploration import MOST
 from dreaming.morning import all_phases
 from dreaming.night import SHARES, Night
 from dreaming.report.data import Report
@@ -179,7 +180,7 @@ def _introduce(screen: NightScreen, night: Night) -> None:
     else:
         screen.say(f"A night of {clock(night.budget.total)} for {task}, in {run}")
     schema = read_schema(logs) if (logs / SCHEMA).is_file() else registry.schema(task)
-    hours, scenarios = night.budget.total / 3600, len(night.scenarios)
+    hours, scenarios = night.budget.total / 3600, len(night.scenarios) + (MOST if night.searches else 0)
     text, fits = stated(most_bytes(night.config, schema, hours, scenarios, not night.config.data), run)
     screen.say(text)
     if not fits:

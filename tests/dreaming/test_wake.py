@@ -1,5 +1,6 @@
 """The wake: what it collects, where, and that a kill costs or repeats nothing."""
 
+import errno
 import shutil
 from dataclasses import replace
 from types import SimpleNamespace
@@ -46,6 +47,34 @@ def test_it_goes_where_audits_say_that_the_model_is_wrong(run):
     night.state.refused = {}
     night.state.disagreement = {"slippery": 0.9, "latency": 0.4}
     assert [scenario.name for scenario in wrong(night)][:WORST] == ["slippery", "latency"]
+
+
+def test_on_a_full_disk_there_is_none(run, monkeypatch):
+    night = night_of(run)
+    night.state.refused = {"slippery": "errs"}
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", "policy-zero-step.pt")
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    night.phase("wake", lambda phase: wake(night, phase))
+    assert "the disk is full" in night.state.warnings[-1]
+    assert collected(night.reader()) == 0 and not night.state.woken
+
+
+def test_a_policy_that_waits_for_room_is_the_one_that_acts(run):
+    night = night_of(run)
+    state, meta, step = checkpoint.load(run.checkpoints, BEST)
+    for value in state["learner"].values():
+        if hasattr(value, "zero_"):
+            value.zero_()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", "policy-best.pt")
+
+    night.saving(BEST, full, run.checkpoints, BEST, step, state, meta)
+    assert not any(weights.any() for weights in night.agent(BEST).actor.parameters())
+    assert any(weights.any() for weights in run.load_agent(BEST).actor.parameters())
 
 
 def test_killed_in_its_midst_it_collects_what_is_left_and_learns_on(run, monkeypatch):
