@@ -21,7 +21,7 @@ dream: setup
 test: setup
 	$(BIN)/ruff check .
 	$(BIN)/pyright
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 clean:
 	rm -rf .venv build dist *.egg-info worldmodel/_kernel*.so .pytest_cache .ruff_cache .hypothesis

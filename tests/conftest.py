@@ -1,4 +1,4 @@
-"""For every test: no network, no screen, one thread a process (CI's two cores are busy enough)."""
+"""For every test: no network, no screen, one thread a process (`make test` runs two)."""
 
 import os
 from pathlib import Path

@@ -26,6 +26,7 @@ from worldmodel.saved import NAME, calibration_of, described, place, widening_of
 from worldmodel.storage import LogReader
 
 LEAST_CAUTION = 3.0**-6
+KEEP_EVERY = 200  # steps, a state to go back to
 # Settings of a model that shape nothing: a run goes on with those of today.
 HOW_IT_LEARNS = ("context_dropout", "carry_noise", "vector_scale", "representation_scale")
 
@@ -202,7 +203,7 @@ class Trainer:
         if self._skipped_in_a_row == 5:
             self._go_back()
         self.steps += 1
-        if finite and (self.steps % 200 == 0 or self._good_state is None):
+        if finite and (self.steps % KEEP_EVERY == 0 or self._good_state is None):
             self._good_state = _copy(self.model)
         return {"loss": float(loss.detach()), **{name: float(part) for name, part in (parts | law).items()}}
 

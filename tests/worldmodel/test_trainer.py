@@ -19,7 +19,9 @@ from worldmodel.trainer import Trainer, TrainerConfig, split_episodes, train
 
 SMALL = RSSMConfig(deter=16, hidden=8, stoch=4, classes=4, blocks=4)
 TINY = ModelConfig(SMALL, units=8, depth=2, layers=1)
-QUICK = TrainerConfig(batch=4, length=8, warmup=10)
+QUICK = TrainerConfig(
+    batch=4, length=8, warmup=10, transition_steps=2, transition_batch=32, ensemble=2, ensemble_batch=32
+)
 
 
 @pytest.fixture
@@ -236,15 +238,16 @@ def test_losses_that_are_not_finite_are_skipped(logs, monkeypatch, which):
 
 @LOSSES
 def test_after_many_the_last_good_state_is_taken_at_a_third_of_the_rate(logs, monkeypatch, tmp_path, which):
+    monkeypatch.setattr(trainer_module, "KEEP_EVERY", 20)
     trainer = Trainer(logs, TINY, QUICK)
-    steps(trainer, 200, 10**9)
+    steps(trainer, 20, 10**9)
     good = {name: value.clone() for name, value in weights(trainer).items()}
-    steps(trainer, 203, 10**9)
-    poison(trainer, monkeypatch, 203, 208, which)
-    steps(trainer, 208, 10**9)
+    steps(trainer, 23, 10**9)
+    poison(trainer, monkeypatch, 23, 28, which)
+    steps(trainer, 28, 10**9)
     assert identical(weights(trainer), good)
     assert len(trainer.trouble) == 1 and "went back to the last good state" in trainer.trouble[0]
-    steps(trainer, 209, 10**9)
+    steps(trainer, 29, 10**9)
     assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(QUICK.lr / 3)
     trainer.save(tmp_path / "run")
     again = Trainer(logs, TINY, QUICK)
@@ -301,7 +304,7 @@ def learnt(tmp_path_factory) -> Trainer:
     """A mass on floors of friction 0.2 to 3, learnt by the debug size in some seconds."""
     reader = write_log(tmp_path_factory.mktemp("mass"), sliding_mass(150))
     size = from_dict(ModelConfig, packaged("sizes", "debug"), "debug")
-    trainer = Trainer(reader, size, TrainerConfig(batch=16, length=16, lr=3e-3, warmup=50))
+    trainer = Trainer(reader, size, TrainerConfig(batch=16, length=16, lr=3e-3, warmup=50, ensemble=0))
     steps(trainer, 260, 260)
     return trainer
 
