@@ -17,8 +17,7 @@ from configs import UserError
 from dreaming.imagination import DreamPhysics, Moment, Starts, draw_starts, dream_step
 from dreaming.learning import DreamConfig, dream_physics
 from dreaming.run import RunFolder
-from dreaming.scenario import Scenario, load_scenarios
-from envs import registry
+from dreaming.scenario import Scenario, load_scenarios, usual_world
 from envs.physics import FACTORS, Physics
 from worldmodel.model import Belief, WorldModel
 from worldmodel.replay import Replay
@@ -77,7 +76,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                 raise UserError(f"scenario {scenario.name}: the logs never vary {', '.join(missing)}; leave it out")
         self.model, self.replay, self.task = model.eval().requires_grad_(False), replay, task
         self.num_envs, self.horizon, self.noisy = num_envs, horizon, noisy
-        self.scenarios, self.nominal = list(scenarios), nominal or Physics()
+        self.scenarios, self.nominal = list(scenarios), nominal or usual_world(task, model.context)
         self.control_hz = float(replay.reader.schema["control_hz"])
         self.autoreset_mode = autoreset_mode
         self.metadata = {"autoreset_mode": autoreset_mode, "render_modes": [], "render_fps": self.control_hz}
@@ -121,10 +120,9 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         model, _ = load_model(run.checkpoints)
         reader = LogReader(run.logs(config))
         replay = Replay(reader, model.context, split_episodes(reader)[held_out], terminal_share=0.0)
-        nominal = registry.nominal(config.task) if config.task in registry.TASKS else Physics()
         scenarios = [] if scenario is None else load_scenarios(scenario, config.task)
         steps = config.dream.horizon if horizon is None else horizon
-        return cls(model, replay, config.task, num_envs, scenarios, nominal, steps, autoreset_mode=autoreset_mode)
+        return cls(model, replay, config.task, num_envs, scenarios, None, steps, autoreset_mode=autoreset_mode)
 
     # -- Gymnasium -----------------------------------------------------------------------------------------------------
 
@@ -213,7 +211,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """What each dream is dreamt under, and what that is called."""
         worlds, names = [], []
         for episode, step in zip(starts.episode.tolist(), starts.step.tolist(), strict=True):
-            world, name = Physics.from_dict(self.replay.reader.episodes[episode]["physics"], self.nominal), "logged"
+            world, name = Physics.of_log(self.replay.reader.episodes[episode]["physics"], self.nominal), "logged"
             if self.scenarios:
                 scenario = self.scenarios[int(self.np_random.integers(len(self.scenarios)))]
                 world, name = scenario.sample(self.task, self.np_random, world, step / self.control_hz), scenario.name

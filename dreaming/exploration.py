@@ -173,6 +173,7 @@ class Exploration:
             shares = np.tile((low + high) / 2, (len(near), 1))
             shares[np.arange(len(near)), np.arange(len(near)) // 2] = near
             failure = self.imagined(self.space, self.space.points(shares))
+            failure[[not self.territory.cells(side) for side in range(len(failure))]] = -1.0  # nothing lies beyond
             worst = np.argsort(-failure, kind="stable")
             self.tried = [int(side) for side in worst[:SIDES] if failure[side] >= EASY] or [int(worst[0])]
         return [

@@ -60,7 +60,7 @@ class ImaginedFailure:
             whole = bool(held_out.length[held_out.episodes].max() <= horizon)
             self.starts = held_out_starts(model, held_out, actor.view, starts, whole, np.random.default_rng(seed))
         episodes = held_out.reader.episodes
-        self.logged = [Physics.from_dict(episodes[i]["physics"], nominal) for i in self.starts.episode.tolist()]
+        self.logged = [Physics.of_log(episodes[i]["physics"], nominal) for i in self.starts.episode.tolist()]
         self.imagined_steps = 0
         self.renew()
 

@@ -47,7 +47,7 @@ def dream_physics(
     late = max((int(p.latency_steps) for p in physics), default=0)
     if late >= MAX_LATENCY:
         raise UserError(f"a latency of {late} steps cannot be dreamt; give at most {MAX_LATENCY - 1}")
-    pairs = [model.context.encode(p.to_dict()) for p in physics]
+    pairs = [model.context.encode(p.labels()) for p in physics]
     pushes = np.zeros((len(physics), horizon), np.float32)
     column = model.context.names.index(PUSH) if PUSH in model.context.names else None
     if column is not None:
@@ -63,7 +63,7 @@ def dream_physics(
         context, strength = context.unsqueeze(1).repeat(1, horizon, 1), strength.unsqueeze(1).repeat(1, horizon)
         for i, (p, step) in enumerate(zip(physics, first_step, strict=True)):
             for steps, world in p.stretches(int(step), horizon, control_hz) if p.changes else ():
-                context[i, steps] = as_tensor(model.context.encode(world.to_dict())[0])
+                context[i, steps] = as_tensor(model.context.encode(world.labels())[0])
                 strength[i, steps] = world.motor_strength
     return DreamPhysics(
         context=context,
@@ -136,7 +136,7 @@ class DreamLearner:
         stay = self.rng.random(len(starts.episode)) < self.config.logged_share
         shares = self._shares()
         for i, episode in enumerate(starts.episode.tolist()):
-            logged = Physics.from_dict(self.replay.reader.episodes[episode]["physics"], self.nominal)
+            logged = Physics.of_log(self.replay.reader.episodes[episode]["physics"], self.nominal)
             if stay[i] or not self.scenarios:
                 physics.append(logged)
                 names.append("logged")

@@ -21,7 +21,7 @@ from dreaming.exploration import found_scenarios
 from dreaming.learning import DreamLearner
 from dreaming.run import BEST, CLONE, LATEST, NightConfig, Progress, RunFolder, policy_state
 from dreaming.saving import Saving, no_space
-from dreaming.scenario import Scenario, asked
+from dreaming.scenario import Scenario, asked, usual_world
 from envs import registry
 from envs.physics import Physics
 from envs.record import demonstrator, record
@@ -79,7 +79,6 @@ class Night:
         self.scenarios: list[Scenario]
         self.scenarios, self.searches = asked(config.scenario, config.task)
         self.explored: Callable[[], dict[str, Any]] | None = None  # what goes into checkpoints where it searches
-        self.nominal: Physics = registry.nominal(config.task) if self.simulated else Physics()
         if config.wake and self.simulated:
             after = 1 + [share.name for share in budget.shares].index("dream")
             budget.shares = [*budget.shares[:after], *WAKE_SHARES, *budget.shares[after:]]
@@ -195,6 +194,11 @@ class Night:
     @property
     def has_model(self) -> bool:
         return self._trainer is not None or checkpoint.exists(self.run.checkpoints, NAME)
+
+    @property
+    def nominal(self) -> Physics:
+        task = self.config.task
+        return registry.nominal(task) if self.simulated else usual_world(task, self.trainer.model.context)
 
     @property
     def control_hz(self) -> float:

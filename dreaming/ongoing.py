@@ -38,7 +38,7 @@ class Dreams:
     def state_dict(self) -> dict[str, Any]:
         tensors = {"world": tuple(self.starts.world), "agent": tuple(self.starts.agent)}
         tensors |= {name: getattr(self.starts, name) for name in OF_STARTS}
-        worlds = [(physics.to_dict(), [asdict(change) for change in physics.changes]) for physics in self.physics]
+        worlds = [(physics.labels(), [asdict(change) for change in physics.changes]) for physics in self.physics]
         return {"starts": tensors, "physics": worlds, "names": self.names, "age": self.age.tolist()}
 
     @classmethod
@@ -47,7 +47,7 @@ class Dreams:
         world, agent = (Belief(*(part.to(device) for part in tensors[name])) for name in ("world", "agent"))
         starts = Starts(world, agent, *(tensors[name].to(device) for name in OF_STARTS))
         physics = [
-            Physics.from_dict(factors).changing([Change(**change) for change in changes])
+            Physics.of_log(factors).changing([Change(**change) for change in changes])
             for factors, changes in state["physics"]
         ]
         return cls(starts, physics, list(state["names"]), np.array(state["age"], np.int64))

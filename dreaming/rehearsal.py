@@ -51,7 +51,7 @@ def rehearse(
             rows = held_out.offset[position] + np.arange(first, step + 1)
             starts = starts_from(model, held_out.gather(rows[None]), view)[-1:]
             episode = int(held_out.episodes[position])
-            logged = Physics.from_dict(held_out.reader.episodes[episode]["physics"], nominal)
+            logged = Physics.of_log(held_out.reader.episodes[episode]["physics"], nominal)
             physics = scenario.sample(task, rng, logged, None if from_start else step / control_hz)
             prepared = dream_physics(model, [physics], np.array([step]), horizon, control_hz)
             rollout = imagine(model, actor, starts, prepared, horizon)
@@ -81,7 +81,7 @@ def rehearse_at_once(
         set_random_state(seeded(seed, device), device)
         starts = held_out_starts(model, held_out, actor.view, count, False, rng)
         which, steps = starts.episode.tolist(), starts.step.cpu().numpy()
-        logged = [Physics.from_dict(episodes[i]["physics"], nominal) for i in which]
+        logged = [Physics.of_log(episodes[i]["physics"], nominal) for i in which]
         physics = [
             scenario.sample(task, rng, one, step / control_hz) for one, step in zip(logged, steps.tolist(), strict=True)
         ]

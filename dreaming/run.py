@@ -15,9 +15,9 @@ from configs import UserError, from_dict, load_yaml, packaged, packaged_names, t
 from dreaming.actor_critic import ActorCritic
 from dreaming.agent import Agent
 from dreaming.learning import DreamConfig
-from dreaming.lock import LOCK, locked
 from worldmodel import checkpoint
 from worldmodel.device import CPU
+from worldmodel.lock import LOCK, locked
 from worldmodel.log_format import SCHEMA
 from worldmodel.model import WorldModel
 from worldmodel.saved import build_model, place
@@ -119,7 +119,7 @@ class RunFolder:
         """Keeps other nights off this folder meanwhile; a new one is claimed when `create` makes it.
 
         Raises:
-            UserError: another night is going on here, with its process id.
+            UserError: another night, or a world model that learns, is going on here; with its process id.
         """
         with ExitStack() as claim:
             self._claim_new = None if self.exists else claim

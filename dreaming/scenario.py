@@ -35,6 +35,7 @@ from dreaming.bounds import check_known, part, read_number, read_ranges
 from dreaming.event import Event, read_event, told
 from envs import registry
 from envs.physics import FACTORS, Change, Physics, PhysicsRange, check_changeable, check_range, sample
+from worldmodel.context import ContextSpec
 
 KIND = "scenarios"
 SEARCH = "search"  # among the names of a night's scenarios: it is to find its own
@@ -114,6 +115,14 @@ class Scenario:
             changes = [event.draw(pick) for event in events]
             spread[_label(factors, changes)] = Physics.from_dict(factors, base).changing(changes)
         return list(spread.items())
+
+
+def usual_world(task: str, context: ContextSpec) -> Physics:
+    """What factors are where neither log nor scenario states them: the task's own, or the middle of what logs hold."""
+    if task in registry.TASKS:
+        return registry.nominal(task)
+    middles = {name: c for name, c in zip(context.names, context.centre, strict=True) if name in FACTORS}
+    return Physics().replace(**{name: round(c) if FACTORS[name].whole else c for name, c in middles.items()})
 
 
 def load_scenarios(name: str | Path, task: str) -> list[Scenario]:

@@ -53,6 +53,10 @@ class Axis:
         return self.factor in LOGARITHMIC and self.low > 0
 
     def values(self, shares: np.ndarray) -> np.ndarray:
+        """Within the ends: powers of rounded numbers may lie beyond them by a last digit."""
+        return np.clip(self.beyond(shares), self.low, self.high)
+
+    def beyond(self, shares: np.ndarray) -> np.ndarray:
         if self.logarithmic:
             return self.low * (self.high / self.low) ** shares
         return self.low + shares * (self.high - self.low)
@@ -92,10 +96,10 @@ class Space:
         axes = []
         for name in (*("push_m_s" if n == PUSH else n for n in context.names), "motor_strength"):
             low, high = logged.get(name, (math.inf, -math.inf))
-            if name in without or name.startswith("light_") or not low < high:
+            if name not in FACTORS or name in without or name.startswith("light_") or not low < high:
                 continue
             within = Axis(name, low, high, (low, high))
-            ends = within.values(np.array([-beyond, 1.0 + beyond])).tolist()
+            ends = within.beyond(np.array([-beyond, 1.0 + beyond])).tolist()
             for scenario in scenarios:
                 bounds = scenario.physics_for(task).get(name, low)
                 ends += list(bounds) if isinstance(bounds, tuple) else [bounds]
@@ -119,8 +123,7 @@ class Space:
 
     def points(self, shares: np.ndarray) -> np.ndarray:
         """(M, F) in [0, 1] to the factors' own units."""
-        values = [np.clip(axis.values(shares[:, f]), axis.low, axis.high) for f, axis in enumerate(self.axes)]
-        return np.stack(values, 1)
+        return np.stack([axis.values(shares[:, f]) for f, axis in enumerate(self.axes)], 1)
 
     def shares(self, points: np.ndarray) -> np.ndarray:
         return np.stack([axis.shares(points[:, f]) for f, axis in enumerate(self.axes)], 1)

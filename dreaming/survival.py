@@ -13,7 +13,7 @@ from dreaming.report import data
 from dreaming.scenario import Scenario, load_scenarios, within
 from dreaming.selection import SURVIVAL_SEEDS
 from envs import registry
-from envs.physics import Physics
+from envs.physics import FACTORS, Physics
 from envs.record import Policy
 from envs.workers import Workers
 from worldmodel.episode import WAKE
@@ -99,6 +99,8 @@ def log_ranges(reader: LogReader, task: str) -> dict[str, list[float]]:
         if WAKE in episode["info"]:
             continue  # what a night has seen by itself makes a world no less of a what-if
         for name, value in episode["physics"].items():
+            if name not in FACTORS:
+                continue
             low, high = ranges.setdefault(name, [value, value])
             ranges[name] = [min(low, value), max(high, value)]
     if task not in registry.TASKS:

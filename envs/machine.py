@@ -69,7 +69,7 @@ class Machine:
                 )
         turning = {joint.get("name"): joint for joint in robot.findall("joint")}
         for name, one in zip(self.joints, friction, strict=True):  # told by changeDynamics, Bullet ignores it
-            ElementTree.SubElement(turning[name], "dynamics", damping=repr(one.damping))
+            ElementTree.SubElement(turning[name], "dynamics", damping=repr(float(one.damping)))
         with quiet():
             self.client: int = pybullet.connect(pybullet.DIRECT)
         weakref.finalize(self, pybullet.disconnect, self.client)
@@ -175,6 +175,8 @@ def _to_mass_centre(link: ElementTree.Element, axis: np.ndarray, where: str) -> 
     inertia = None if inertial is None else inertial.find("inertia")
     if inertial is None or inertia is None:
         return
+    if np.any(_vector(_of(inertial, "origin", "rpy", "0 0 0"))):
+        raise UserError(f"{where} states its inertia about turned axes (rpy); turn it to the link's own")
     mass, r = float(_of(inertial, "mass", "value", "0")), _vector(_of(inertial, "origin", "xyz", "0 0 0"))
     tensor = np.array([[float(inertia.get("i" + min(a + b, b + a), "0")) for b in "xyz"] for a in "xyz"])
     stated, least = float(axis @ tensor @ axis), mass * float(r @ r - (r @ axis) ** 2)

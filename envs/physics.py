@@ -80,6 +80,7 @@ class Physics:
     box_width_m: float = 0.1
     box_notch: float = 0.0
     changes: tuple[Change, ...] = ()
+    own: tuple[tuple[str, float], ...] = ()  # labels of a log that are no factor: models are told them, Bullet is not
 
     def __post_init__(self) -> None:
         for name, factor in FACTORS.items():
@@ -103,8 +104,19 @@ class Physics:
                 raise UserError(f"physics: factor {suggest(name, FACTORS)}")
         return (nominal or cls()).replace(**values)
 
+    @classmethod
+    def of_log(cls, labels: Mapping[str, float], nominal: Physics | None = None) -> Physics:
+        """The world that an episode's labels state, names of the user's own included."""
+        world = cls.from_dict({name: value for name, value in labels.items() if name in FACTORS}, nominal)
+        own = tuple((name, float(value)) for name, value in labels.items() if name not in FACTORS)
+        return dataclasses.replace(world, own=own)
+
     def to_dict(self) -> dict[str, float]:
         return {name: getattr(self, name) for name in FACTORS}
+
+    def labels(self) -> dict[str, float]:
+        """As a log would state them; `of_log` reads them back."""
+        return {**self.to_dict(), **dict(self.own)}
 
     def replace(self, **factors: float) -> Physics:
         return dataclasses.replace(self, **factors)

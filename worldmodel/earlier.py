@@ -130,17 +130,18 @@ def scaled_as(reader: LogReader, action: Mapping[str, Any], into: Path) -> LogRe
         write_atomically(into / SCHEMA, (json.dumps(schema, indent=2) + "\n").encode())
         return LogReader(into)
     if into.is_dir() and any(into.iterdir()):
-        if not (into / SCHEMA).is_file() or "copy_of" not in json.loads((into / SCHEMA).read_text()):
+        there = (into / SCHEMA).read_bytes() if (into / SCHEMA).is_file() else b"{}"
+        if "copy_of" not in json.loads(there):
             raise UserError(f"{into} already holds other logs; choose another run folder for {reader.folder}")
-        shutil.rmtree(into)
+        if there == text and (into / INDEX).read_bytes() == (reader.folder / INDEX).read_bytes():
+            return LogReader(into)
     aside = into.with_name(into.name + ".importing")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     for name in (*row_dtypes(reader.schema), INDEX):
         shutil.copyfile(reader.folder / name, aside / name)
     write_atomically(aside / SCHEMA, text)
-    if into.is_dir():
-        into.rmdir()
+    shutil.rmtree(into, ignore_errors=True)  # an older copy
     aside.rename(into)
     return LogReader(into)
 

@@ -22,6 +22,7 @@ from worldmodel.replay import Replay
 COVERAGE = 0.9
 WIDTH = 1.645  # standard deviations to either side that hold so much of a normal distribution
 EPISODES, ROWS, ROWS_OF_IMAGES = 32, 1000, 32  # filtered at once: memory stays bounded however long an episode is
+ABSURD = 1e3  # standard deviations from the logs' mean
 FOLDS = 10
 JUDGED, LONGEST = 40, 200  # held-out episodes, and steps of each, that judge the estimate: a few seconds
 Pair = tuple[torch.Tensor, ...]  # means and deviations
@@ -55,17 +56,21 @@ class Estimator:
         self.model, self.device = model, device_of(model)
         self.belief, self.random = model.initial(n), seeded(seed, self.device)
         self.inference = inference_of(model, n)
+        self.seen = model.mean.expand(n, -1)  # what was measured last, channel by channel
 
     @torch.no_grad()
     def step(self, observation: dict[str, np.ndarray], command: np.ndarray, is_first: np.ndarray) -> Estimate:
         """From what was just observed, as the log has it (N, ...), and the command that led there.
 
         Args:
+            observation: a sample that is no number, or absurdly far out, counts as not measured, as in logs.
             command: (N, A) in [-1, 1], as the policy gave it; of no account where an episode begins.
             is_first: (N,) bool: an episode begins, and what was known is forgotten.
         """
         model, device = self.model, self.device
         vector = torch.as_tensor(observation["vector"], dtype=torch.float32).to(device)
+        measured = torch.isfinite(vector) & (model.scale(vector).abs() < ABSURD)
+        vector = self.seen = torch.where(measured, vector, self.seen)
         image = torch.as_tensor(observation["image"]).to(device) if model.spaces.image else None
         given = torch.as_tensor(command, dtype=torch.float32).to(device)
         nothing = given.new_zeros(len(given), len(model.context))

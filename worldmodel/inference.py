@@ -45,7 +45,7 @@ class Inference:
         log_std = self.model.floored(log_std)
         off = ((scaled - self.before) / self.model.step_std).unsqueeze(1) - change
         likely = -(FREEDOM + 1) / 2 * torch.log1p((off * torch.exp(-log_std)) ** 2 / FREEDOM) - log_std  # (N, P, D)
-        self.score = (FORGET * self.score + TEMPER * likely.sum(-1)) * (~is_first).unsqueeze(-1)
+        self.score = torch.where(is_first.unsqueeze(-1), 0.0, FORGET * self.score + TEMPER * likely.sum(-1))
         self.before = scaled
         weight = torch.softmax(self.score, -1)
         mean = weight @ self.candidates

@@ -306,7 +306,7 @@ class WorldModel(nn.Module):
         """One step of the filter for N machines: vector (N, D), inputs (N, ·) of `action_input`, is_first (N,) bool."""
         before = belief.vector
         if is_first is not None:
-            before = before * (~is_first).unsqueeze(-1)
+            before = torch.where(is_first.unsqueeze(-1), 0.0, before)  # NaN times 0 would be NaN
         token = self.encode(vector, image)
         latent = self.rssm.observe_step(belief.latent, token, torch.cat([inputs, before], -1), is_first)
         return Belief(latent.deter, latent.stoch, self.scale(vector) if self.carried else before)

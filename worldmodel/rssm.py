@@ -132,8 +132,9 @@ class RSSM(Rounding, nn.Module):
     def observe_step(self, state: State, token: Tensor, action: Tensor, is_first: Tensor | None = None) -> State:
         """One step of the filter, for acting: (B, E), (B, A), (B,) bool."""
         if is_first is not None:
-            keep = (~is_first).to(token.dtype).unsqueeze(-1)
-            state, action = State(state.deter * keep, state.stoch * keep), action * keep
+            begins = is_first.unsqueeze(-1)  # NaN times 0 would be NaN
+            deter, stoch, action = (torch.where(begins, 0.0, x) for x in (*state, action))
+            state = State(deter, stoch)
         deter = self._step(state, self.in_action(action))
         log_prob = self._posterior(deter, self.posterior_tokens(token))
         return State(deter, rearrange(sample_one_hot(log_prob), "b s c -> b (s c)"))

@@ -6,12 +6,13 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 
 from configs import UserError, from_dict, load_yaml, packaged, to_dict
@@ -23,6 +24,7 @@ from worldmodel.diagnosis import UPDATES, Finding
 from worldmodel.earlier import Origin, scaled_as
 from worldmodel.estimate import FactorJudged, Series, by_step, guesses
 from worldmodel.evaluation import OpenLoop
+from worldmodel.lock import LOCK, locked
 from worldmodel.log_format import SCHEMA
 from worldmodel.logs.importing import as_log_folder
 from worldmodel.model import ModelConfig
@@ -38,7 +40,7 @@ LOOK_EVERY_S = 60.0  # at the held-out logs; the first time after a third of it
 LOOK_SHARE = 0.05  # of the time, at most, goes into looking
 LOG_EVERY = 50  # steps
 FILES = {"config.yaml", "metrics.jsonl", "results.json"}
-OURS = FILES | {"episodes", "episodes.importing", "checkpoints", "plots", "wandb"}
+OURS = FILES | {"episodes", "episodes.importing", "checkpoints", "plots", "wandb", LOCK}
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,14 @@ def train_world_model(options: TrainWorldModel) -> None:
     device = choose_device(options.device)
     prepare_cpu()
     folder = _run_of(options)
+    _settings_of(folder)  # nothing is written into a folder of something else
+    with ExitStack() as claim:
+        if folder.is_dir():  # a new one is claimed as it is made
+            claim.enter_context(locked(folder))
+        _train(options, folder, device, claim)
+
+
+def _train(options: TrainWorldModel, folder: Path, device: torch.device, claim: ExitStack) -> None:
     before = _settings_of(folder)
     goes_on = checkpoint.exists(folder / "checkpoints", NAME)
     origin = _origin(options, folder, before, goes_on)
@@ -85,6 +95,9 @@ def train_world_model(options: TrainWorldModel) -> None:
             trainer.start_from(origin.checkpoints, [str(origin.logs)], str(origin.run))
         own = reader.folder.resolve() == (folder / "episodes").resolve()
         settings = Settings(task, seed, size_name, "" if own else str(reader.folder.resolve()), config)
+        if not (folder / LOCK).exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            claim.enter_context(locked(folder))
         text = yaml.safe_dump({**before, **to_dict(settings)}, sort_keys=False)
         checkpoint.write_atomically(folder / "config.yaml", text.encode())
         _introduce(screen, trainer, folder if goes_on else None, size_name)
@@ -163,7 +176,7 @@ def _open_logs(options: TrainWorldModel, folder: Path, before: dict[str, Any], s
     reader = LogReader(logs)
     if checkpoint.exists(folder / "checkpoints", NAME):
         meta = checkpoint.load(folder / "checkpoints", NAME)[1]
-        if meta.get("began_as"):  # under the bounds of the run that it began as
+        if "action" in meta:  # a command is the same share of its bounds as it was
             return scaled_as(reader, meta["action"], folder / "episodes")
     return reader
 

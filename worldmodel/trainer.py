@@ -15,7 +15,7 @@ from worldmodel.calibration import Calibration, calibrate
 from worldmodel.context import ContextSpec
 from worldmodel.device import CPU, random_state, set_random_state
 from worldmodel.diagnosis import Finding, diagnose
-from worldmodel.earlier import Earlier, found, mixed
+from worldmodel.earlier import Earlier, found, joined, mixed
 from worldmodel.estimate import FactorJudged, Series, judge
 from worldmodel.evaluation import OpenLoop, open_loop
 from worldmodel.loss import ensemble_loss, transition_loss, world_model_loss
@@ -244,8 +244,12 @@ class Trainer:
         self.model.calibration = None  # it was of the weights so far
         if self.ensemble_step is None or self.model.ensemble is None:
             return {}
-        rows = self.model.ensemble.members * self.config.ensemble_batch
-        windows = self._sample(rows, 2, np.random.default_rng([rows, self.steps]), plain=True)
+        members, batch = self.model.ensemble.members, self.config.ensemble_batch
+        rng = np.random.default_rng([members * batch, self.steps])
+        if self.earlier:  # every member rehearses its share of them
+            windows = joined([self._sample(batch, 2, rng, plain=True) for _ in range(members)])
+        else:
+            windows = self._sample(members * batch, 2, rng, plain=True)
         with torch.random.fork_rng(devices=[]):
             loss = ensemble_loss(self.model, windows)
         self.ensemble_step(loss)
@@ -352,6 +356,7 @@ class Trainer:
         # A model that began as an earlier run's has the context of that run.
         self.began_as = meta.get("began_as")
         theirs = self._check(meta, folder, ("task", "spaces", "model", *(() if self.began_as else ("physics",))))
+        self._check_channels(meta, folder)
         if self.began_as:
             self._become(theirs, meta["earlier_logs"])
         elif theirs != self.model.context:
@@ -397,6 +402,22 @@ class Trainer:
                     "use the same --data, --size and task, or a new --run"
                 )
         return theirs
+
+    def _check_channels(self, meta: dict[str, Any], folder: Path) -> None:
+        """A command is a share of its bounds to the network, and a channel its place."""
+
+        def told(meta: dict[str, Any]) -> dict[str, Any]:
+            action = meta.get("action") or {}
+            bounds = [_plain(action.get(key)) for key in ("names", "low", "high")]
+            return {"channels": _plain(meta.get("observation_names")), "commands": bounds if action else None}
+
+        for what, given in told(self.meta()).items():
+            saved = told(meta)[what]
+            if saved is not None and saved != given:  # checkpoints of 0.1 tell of neither
+                raise UserError(
+                    f"{folder} holds a model of other {what} than these logs have: {saved}, not {given}; to learn on "
+                    "from it, give --init-from this run and a new --run"
+                )
 
     def _with_own_ensemble(self, state: dict[str, Any]) -> dict[str, Any]:
         own, others = (

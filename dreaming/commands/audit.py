@@ -11,10 +11,9 @@ from dreaming.audit import AuditReport
 from dreaming.audit_report import why_not_replayed
 from dreaming.cli import Audit
 from dreaming.run import RunFolder
-from dreaming.scenario import Scenario, load_scenarios
+from dreaming.scenario import Scenario, load_scenarios, usual_world
 from dreaming.selection import AUDIT_SEEDS
 from envs import registry
-from envs.physics import Physics
 from envs.workers import Workers
 from worldmodel.console import Screen, clock
 from worldmodel.context import ContextSpec
@@ -35,10 +34,10 @@ def audit_dreams(options: Audit) -> None:
     config = run.config()
     task = config.task
     simulated = task in registry.TASKS
-    nominal: Physics = registry.nominal(task) if simulated else Physics()
     scenarios = load_scenarios(options.scenario, task)
     reader = LogReader(run.logs(config))
     agent = run.load_agent()
+    nominal = usual_world(task, agent.model.context)
     held_out = Replay(reader, agent.model.context, split_episodes(reader)[1])
     hz, seed = float(reader.schema["control_hz"]), FIRST_SEED + options.seed
     auditor = auditing.Auditor(task, agent.model, agent.actor, config.dream.view, held_out, nominal, hz)

@@ -332,3 +332,21 @@ def test_from_a_run_folder(small_night):
     assert DreamEnv.from_run(small_night.path).reset(seed=0)[0].shape == (18,)
     with pytest.raises(UserError, match="does not exist"):
         DreamVectorEnv.from_run(Path("/nowhere/at/all"), 2)
+
+
+def test_labels_of_the_users_own_are_told_and_what_nobody_states_lies_within_the_logs(tmp_path, monkeypatch):
+    """`track_wear` is no factor of Physics; a floor that no label states is the logs' middle."""
+    context = ContextSpec(("floor_friction", "track_wear"), (1.5, 0.5), (0.5, 0.5))
+    with LogWriter(tmp_path / "log", make_schema("robot", 10.0, ["x", "y"], ["motor"], [-1.0], [1.0], None)) as writer:
+        for physics in ({"track_wear": 0.75}, {"floor_friction": 2.0, "track_wear": 0.75}):
+            action, steps = np.zeros((30, 1), np.float32), np.zeros(30, np.float32)
+            vector = {"vector": np.zeros((31, 2), np.float32)}
+            writer.append(Episode(vector, action, action, steps, steps, False, True, physics))
+    logs = Replay(LogReader(tmp_path / "log"), context)
+    model = WorldModel(DEBUG, Spaces(vector=2, action=1), context)
+    dreams = DreamVectorEnv(model, logs, "robot", 16)
+    told = []
+    monkeypatch.setattr("dreaming.dream_env.dream_physics", lambda *a: told.append(dream_physics(*a)) or told[-1])
+    dreams.reset(seed=0)
+    assert {tuple(row) for row in told[0].context.tolist()} == {(0.0, 0.5), (1.0, 0.5)}
+    assert told[0].known.all()

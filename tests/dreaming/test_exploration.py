@@ -111,6 +111,9 @@ def test_trials_are_on_the_sides_where_the_first_policy_failed_and_stay_the_same
     assert trial.physics_for(TASK)["slope_deg"] == (pytest.approx(2.0), pytest.approx(2.0 + FAR * 0.8))
     exploration.imagined = lambda space, points: points[:, 1]
     assert exploration.trials() == [trial]
+    # Payloads begin at none in the logs, and nobody carries less.
+    exploration = Exploration(SPACE, TASK, lambda space, points: np.full(len(points), 0.5))
+    assert "payload_kg below 0" not in [s.name for s in exploration.trials()]
 
 
 def test_it_begins_with_something_to_dream_where_it_may():

@@ -184,3 +184,9 @@ def test_what_cannot_be_simulated_is_refused(pendulum, wheel, tmp_path):
     pendulum.write_text('<robot name="none"><link name="base"/></robot>')
     with pytest.raises(UserError, match="no joint that turns"):
         Machine(pendulum, 0.01)
+
+
+def test_friction_may_be_a_number_of_numpys(wheel):
+    machines = [Machine(wheel, 0.01, [JointFriction(damping=x)]) for x in (0.2, np.float64(0.2), np.float32(0.2))]
+    speeds = [one.rollout(np.zeros(1), np.ones(1), np.zeros((20, 1)))[-1, 1] for one in machines]
+    assert speeds[0] < 0.5 and speeds[1:] == pytest.approx([speeds[0]] * 2, rel=1e-5)

@@ -66,6 +66,20 @@ def replay(folder, first: float) -> Replay:
 # -- rehearsal -------------------------------------------------------------------------------------------------------
 
 
+def test_every_member_of_the_ensemble_rehearses_its_share(old, new_logs, monkeypatch):
+    """Else they would tell the logs apart, and not what the model knows."""
+    config = TrainerConfig(batch=4, length=8, ensemble=2, ensemble_batch=30)
+    trainer = Trainer(LogReader(new_logs), from_dict(ModelConfig, packaged("sizes", "debug"), "debug"), config)
+    trainer.start_from(old / "checkpoints", [str(old.parent / "old-logs")])
+    labelled = []  # of the earlier logs alone
+    monkeypatch.setattr(
+        "worldmodel.trainer.ensemble_loss",
+        lambda model, windows: labelled.append(windows.labelled[:, 0]) or next(model.ensemble.parameters()).sum(),
+    )
+    trainer.learn_ensemble()
+    assert [int(member.sum()) for member in labelled[0].reshape(2, 30)] == [9, 9]
+
+
 @pytest.mark.parametrize("plain", [True, False])
 def test_a_share_of_every_batch_is_of_earlier_logs(tmp_path, plain):
     new, one, other = (replay(tmp_path / name, at) for name, at in (("new", 0), ("one", 1e4), ("other", 2e4)))

@@ -177,3 +177,16 @@ def test_logs_of_another_robot_and_runs_without_an_estimate_are_refused(capsys, 
     refused("label no physics that varies, so that it has nothing to estimate", run=tmp_path / "blind", estimate=out)
     assert "estimate" in json.loads((tmp_path / "blind" / "results.json").read_text())
     assert yaml.safe_load((tmp_path / "blind" / "config.yaml").read_text())["task"] == "toy"
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf, 3e38])
+def test_one_broken_sample_counts_as_not_measured(model, logs, broken):
+    batch, sound, shaken = Replay(logs, model.context, [3]).whole([0], 21), Estimator(model), Estimator(model)
+    for t in range(21):
+        vector, command, first = batch.vector[:, t].numpy(), batch.action[:, t].numpy(), np.array([t in (0, 12)])
+        hurt = vector.copy()
+        if t == 8:
+            hurt[0, 1], vector[0, 1] = broken, batch.vector[0, 7, 1]
+        whole, other = (one.step({"vector": v}, command, first) for one, v in ((sound, vector), (shaken, hurt)))
+        np.testing.assert_array_equal(other.mean, whole.mean)
+        assert np.isfinite(whole.mean).all()

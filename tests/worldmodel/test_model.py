@@ -453,3 +453,12 @@ def test_the_open_loop_loss_teaches_memory_and_leaves_the_transition_alone(repla
     assert not torch.allclose(by_part[0], by_part[5])
     with pytest.raises(ValueError, match="carries the observation"):
         world_model_loss(built(replay, WITHOUT_CARRY), batch, 5)
+
+
+def test_an_episode_that_begins_forgets_even_what_is_no_number():
+    size, nothing = ModelConfig(RSSMConfig(32, 16, 4, 4, 4), units=16, layers=1), ContextSpec((), (), ())
+    model = WorldModel(size, Spaces(2, 1), nothing)
+    belief = Belief(*(part + torch.nan for part in model.initial(1)))
+    inputs = model.action_input(torch.zeros(1, 1), torch.zeros(1, 0), torch.zeros(1, 0))
+    after = model.observe_step(belief, torch.zeros(1, 2), None, inputs, torch.tensor([True]))
+    assert all(torch.isfinite(part).all() for part in after)

@@ -19,6 +19,7 @@ from toy_logs import named_after_origin, sliding_mass, write_log
 
 from worldmodel import checkpoint, session
 from worldmodel.cli import train
+from worldmodel.lock import locked
 from worldmodel.logs.importing import as_log_folder
 from worldmodel.saved import NAME, load_model
 from worldmodel.storage import LogReader
@@ -380,6 +381,13 @@ def test_a_run_that_is_none(command, logs, tmp_path):
     assert command("--data", logs, "--run", tmp_path / "thesis").refused("no run folder (it holds chapter.tex)")
     assert [p.name for p in (tmp_path / "thesis").iterdir()] == ["chapter.tex"]
     assert command("--data", logs, "--run", logs).refused("no run folder", "episodes.jsonl")
+
+
+def test_a_run_is_for_one_process_at_a_time(command, logs, tmp_path):
+    (tmp_path / "run").mkdir()
+    with locked(tmp_path / "run"):
+        call = command("--data", logs, "--run", tmp_path / "run", "--steps", 1)
+    assert call.refused("is in use by process")
 
 
 def test_a_run_of_another_task_size_or_robot(command, logs, tmp_path):

@@ -78,6 +78,19 @@ def test_what_cannot_be_split_is_a_clear_error(tmp_path, splits):
 # -- saving and going on ---------------------------------------------------------------------------------------------
 
 
+def test_it_goes_on_under_no_other_bounds_or_channels(logs, tmp_path):
+    """A command is a share of its bounds to the network; imported logs are bounded by what they happen to hold."""
+    Trainer(logs, TINY, QUICK).save(tmp_path / "run")
+    wider = write_log(tmp_path / "wider", sliding_mass(8, steps=12), bounds=(-2.0, 2.0))
+    with pytest.raises(UserError, match=r"other commands than these logs have.*--init-from"):
+        Trainer(wider, TINY, QUICK).restore(tmp_path / "run")
+    renamed = json.loads((tmp_path / "logs" / "schema.json").read_text())
+    renamed["observation"]["vector"]["names"].reverse()
+    (tmp_path / "logs" / "schema.json").write_text(json.dumps(renamed))
+    with pytest.raises(UserError, match="other channels than these logs have"):
+        Trainer(LogReader(tmp_path / "logs"), TINY, QUICK).restore(tmp_path / "run")
+
+
 def test_resuming_gives_the_very_weights_of_an_uninterrupted_run(logs, tmp_path):
     straight = Trainer(logs, TINY, QUICK, seed=3)
     steps(straight, 30, 40)

@@ -2,9 +2,9 @@
 
 - The clock: rows with the time of the row after them are left out, and so are rows that go back by less than a gap. A
   clock that goes back further starts again, and a new episode with it.
-- The grid starts when every channel has been seen once, and ends with the channel that ends first.
+- The grid starts when every channel has been seen once, and ends with the channel of the observation that ends first.
 - An observation is interpolated linearly between its neighbours in time; angles are unwrapped first.
-- A command holds until the next one: a step carries its mean over the step, weighted by time.
+- A command holds until the next one, or to the end: a step carries its mean over the step, weighted by time.
 - A reward is the sum over the step's rows.
 - Where a channel of the observation is missing for longer than `gap_s`, the episode is split.
 """
@@ -17,6 +17,7 @@ import numpy as np
 SAME_TIME, BACK = "rows left out that have the time of the next", "rows left out that go back in time"
 RESTART = "recordings split where the clock starts again"
 GAP, MISSING = "gaps at which an episode is split", "missing values filled from their neighbours in time"
+HELD = "steps whose command is older than a gap, and is taken to have held"
 SHORT = "pieces between gaps left out, too short for a step"
 EDGE = 1e-6  # of a step: a grid point so near to the last sample is within
 
@@ -47,7 +48,7 @@ def clean(time_s: np.ndarray, value: np.ndarray, repairs: Counter[str] | None = 
     again = np.append(np.diff(time_s[at]) <= 0, False) if len(at) else np.zeros(0, bool)
     repairs[SAME_TIME] += int(again.sum())
     at = at[~again]
-    finite = np.isfinite(value[at]).all(axis=1)
+    finite = np.isfinite(value[at]).all(axis=1) if value.dtype.kind == "f" else np.ones(len(at), bool)  # or images
     return Series(time_s[at][finite], value[at][finite])
 
 
@@ -69,6 +70,12 @@ def pieces(observed: list[Series], begins_s: float, step_s: float, gap_s: float)
         at = max(at, hole_to)
     found.append((at, ends))
     return [(start, int(np.floor((stop - start) / step_s + EDGE)) + 1) for start, stop in found if stop >= start]
+
+
+def age(series: Series, grid_s: np.ndarray) -> np.ndarray:
+    """(len(grid_s),) seconds since the last sample."""
+    last = np.searchsorted(series.time_s, grid_s + 1e-9, side="right") - 1
+    return grid_s - series.time_s[np.maximum(last, 0)]
 
 
 def interpolate(series: Series, grid_s: np.ndarray) -> np.ndarray:

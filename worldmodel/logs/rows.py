@@ -37,23 +37,26 @@ class Wanted:
     action: list[Channel]
     reward: np.ndarray | None
     image: np.ndarray | None
+    reward_s: np.ndarray | None = None  # their own clocks, where columns have such
+    image_s: np.ndarray | None = None
 
     @classmethod
     def of(cls, raw: RawEpisode, mapping: LogMapping) -> "Wanted":
-        reward = image = None
+        reward = image = reward_s = image_s = None
         if isinstance(mapping.reward, str) and channels.has(raw, mapping.reward):
             name, value = channels.find(raw, [mapping.reward])
-            reward = channels.numbers(value, f"{raw.where}: {name}")
+            reward, reward_s = channels.numbers(value, f"{raw.where}: {name}"), raw.clocks.get(name)
             if reward.ndim != 1:
                 raise UserError(f"{raw.where}: {name} has shape {reward.shape}, expected (T,)")
         if mapping.image is not None:
             name, image = channels.find(raw, [mapping.image])
+            image_s = raw.clocks.get(name)
             if image.ndim != 4 or image.shape[1:] != (64, 64, 3) or image.dtype != np.uint8:
                 raise UserError(f"{raw.where}: {name} is {image.dtype}{image.shape}, expected uint8 (T, 64, 64, 3)")
         action = channels.channels(raw, mapping.action)
         if turned := next((one for one in action if one.angle), None):
             raise UserError(f"the mapping's action {turned.names[0]}: `angle` is for observations; leave it out")
-        return cls(channels.channels(raw, mapping.observation), action, reward, image)
+        return cls(channels.channels(raw, mapping.observation), action, reward, image, reward_s, image_s)
 
 
 def even_rows(raw: RawEpisode, wanted: Wanted, mapping: LogMapping, hz: float, repairs: Counter[str]) -> Iterator[Rows]:
@@ -133,9 +136,9 @@ def _resampled(clocks: _Clocks, wanted: Wanted, step_s: float, gap_s: float, rep
     sent = [clocks.series(one.names[0], one.value, one.clock_s, counted) for one in wanted.action]
     earned = pictures = None
     if wanted.reward is not None:
-        earned = clocks.series("the reward", wanted.reward[:, None], None, counted)
+        earned = clocks.series("the reward", wanted.reward[:, None], wanted.reward_s, counted)
     if wanted.image is not None:
-        pictures = clocks.series("the image", wanted.image, None, counted)
+        pictures = clocks.series("the image", wanted.image, wanted.image_s, counted)
     repairs.update(counted)
     if len(seen[0].time_s) > 1 and np.median(np.diff(seen[0].time_s)) > SLOW * step_s:
         repairs[BETWEEN] += 1
@@ -143,6 +146,9 @@ def _resampled(clocks: _Clocks, wanted: Wanted, step_s: float, gap_s: float, rep
         repairs[resampling.SHORT] += 1
         return
     found = resampling.pieces(seen, max(one.time_s[0] for one in sent), step_s, gap_s)
+    if not found:  # no command before the observation ends
+        repairs[resampling.SHORT] += 1
+        return
     repairs[resampling.GAP] += len(found) - 1
     for k, (start_s, count) in enumerate(found):
         if count < 2:
@@ -151,6 +157,8 @@ def _resampled(clocks: _Clocks, wanted: Wanted, step_s: float, gap_s: float, rep
         width = sum(one.value[0].nbytes for one in [*seen, *sent, *([pictures] if pictures else [])])
         check_size(count * width, f"{clocks.raw.where}: {count:,} steps without a gap")
         grid_s = start_s + step_s * np.arange(count)
+        old = np.any([resampling.age(one, grid_s[:-1]) > gap_s for one in sent], axis=0)
+        repairs[resampling.HELD] += int(old.sum())
         yield Rows(
             _joined([_on_grid(series, one, grid_s) for series, one in zip(seen, wanted.observation, strict=True)]),
             _joined([resampling.held_mean(series, grid_s) for series in sent]),

@@ -2,17 +2,20 @@
 
 import json
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
 import yaml
 from raw_logs import CART, cart, imported, write_csv
 
-from configs import UserError
+from configs import UserError, from_dict
 from worldmodel.logs import resampling
 from worldmodel.logs.episodes import AFTER_END
+from worldmodel.logs.formats import RawEpisode
 from worldmodel.logs.importing import repairs_of
-from worldmodel.logs.rows import BETWEEN
+from worldmodel.logs.mapping import LogMapping
+from worldmodel.logs.rows import BETWEEN, Wanted, even_rows
 from worldmodel.storage import LogReader
 
 
@@ -104,6 +107,35 @@ def test_several_rates_in_one_table(tmp_path):
     np.testing.assert_allclose(reader.episode(0).observation["vector"][:, 1], logged["v"][::5], atol=1e-6)
     np.testing.assert_allclose(reader.episode(0).action[:, 0], logged["force"][:50].reshape(10, 5).mean(1), atol=1e-6)
     assert reader.schema["source"]["repairs"] == {resampling.MISSING: 40}
+
+
+PLAIN = {
+    "task": "cart",
+    "control_hz": 10,
+    "observation": {"columns": {"x": "x"}},
+    "action": {"columns": {"force": "force"}},
+}
+
+
+def test_columns_with_clocks_of_their_own(tmp_path):
+    """As topics have. The controller falls silent after a second: its last command is held, and that is counted."""
+    clocks = {"x": 0.1 * np.arange(31), "force": 0.1 * np.arange(11), "paid": 0.2 * np.arange(15)}
+    columns = {"x": np.arange(31.0), "force": np.arange(11.0), "paid": np.ones(15)}
+    raw = RawEpisode("here", "here", columns, clocks=clocks)
+    mapping = from_dict(LogMapping, {**PLAIN, "reward": "paid"}, "test")
+    repairs: Counter[str] = Counter()
+    (rows,) = even_rows(raw, Wanted.of(raw, mapping), mapping, 10.0, repairs)
+    assert rows.reward is not None and rows.reward.sum() == 15
+    assert rows.action[:, 0].tolist() == pytest.approx([*range(10), *[10.0] * 20])
+    assert repairs[resampling.HELD] == 29 - (10 + mapping.gap_steps)
+
+
+def test_commands_that_come_too_late_make_no_episode(tmp_path):
+    clocks = {"x": 0.1 * np.arange(11), "force": 5 + 0.1 * np.arange(11)}
+    raw = RawEpisode("here", "here", {"x": np.arange(11.0), "force": np.arange(11.0)}, clocks=clocks)
+    mapping, repairs = from_dict(LogMapping, PLAIN, "test"), Counter()
+    assert list(even_rows(raw, Wanted.of(raw, mapping), mapping, 10.0, repairs)) == []
+    assert +repairs == {resampling.SHORT: 1}
 
 
 def test_slower_recordings_are_filled_in_and_said_so(tmp_path):

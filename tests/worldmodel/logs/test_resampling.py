@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worldmodel.logs import resampling
-from worldmodel.logs.resampling import Series, clean, held_mean, interpolate, pieces, runs, summed
+from worldmodel.logs.resampling import Series, age, clean, held_mean, interpolate, pieces, runs, summed
 
 
 def series(time, *columns) -> Series:
@@ -97,3 +97,12 @@ def test_a_piece_is_never_far_from_what_was_seen(times, step, gap):
             assert grid[0] >= one.time_s[0] and grid[-1] <= one.time_s[-1] + 1e-5 * step
             inner = (at > 0) & (at < len(one.time_s)) & (grid < one.time_s[np.minimum(at, len(one.time_s) - 1)] - 1e-5)
             assert (one.time_s[at[inner]] - one.time_s[at[inner] - 1] <= gap + 1e-9).all()
+
+
+def test_steps_whose_command_is_old_are_counted():
+    assert age(series([0.0, 1.0], [3.0, 4.0]), np.array([0.0, 0.5, 1.0, 3.0])).tolist() == [0.0, 0.5, 0.0, 2.0]
+
+
+def test_pictures_have_clocks_too():
+    pictures = np.zeros((3, 64, 64, 3), np.uint8)
+    assert clean(np.array([0.0, 0.1, 0.1]), pictures).value.shape == (2, 64, 64, 3)

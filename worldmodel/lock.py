@@ -1,4 +1,4 @@
-"""One night at a time on a run folder.
+"""One process at a time on a run folder: a night, or a world model that learns.
 
 The kernel holds the lock, and gives it up with the process, however that ends.
 """
@@ -27,7 +27,7 @@ def locked(folder: Path) -> Iterator[None]:
             file.seek(0)
             whose = file.read().strip() or "unknown"
             raise UserError(
-                f"{folder} is in use by another night (process {whose}); wait until it is over, stop it with Ctrl-C, "
+                f"{folder} is in use by process {whose}; wait until it is over, stop it with Ctrl-C, "
                 "or give another --run"
             ) from None
         file.truncate(0)
