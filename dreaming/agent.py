@@ -1,9 +1,9 @@
 """The policy: the actor's network, and the agent that runs it on a robot with only what a robot has.
 
 The actor sees the latest observation. Of its physics it knows nothing (`view="blind"`), or what the world model,
-filtering past observations and commands, makes of them (`view="estimate"`): DESIGN.md, decision 3. It is not shown the
-filter's state itself: a clone that could see it was measured to learn to repeat its last command, and failed in every
-episode.
+filtering past observations and commands, makes of them (`view="estimate"`; docs/results.md, "Seeing an estimate of the
+floor"). It is not shown the filter's state itself: a clone that could see it was measured to learn to repeat its last
+command, and failed in every episode.
 """
 
 from dataclasses import dataclass

@@ -367,7 +367,8 @@ class Session:
         say(f"  {folder}/checkpoints/           the model")
         say("Next:")
         say(f"  train-world-model --run {folder} --minutes 10    # learn on")
-        say(f"  dream --run {folder} --hours 1                   # dream what-ifs in it, train the policy on them")
+        if any(episode["info"].get("reward") != "none" for episode in self.trainer.reader.episodes):
+            say(f"  dream --run {folder} --hours 1                   # dream what-ifs in it, train the policy on them")
 
     @contextmanager
     def _stop_on_signals(self) -> Iterator[None]:
