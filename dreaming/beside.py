@@ -128,6 +128,10 @@ class Beside:
             raise RuntimeError("beside: the last work's result has not been asked for")
         # Plain pickle copies tensors. What multiprocessing does with them would show our later updates to the other.
         self._asked, self._answer, self._tries = pickle.dumps((work, arguments)), None, 0
+        if not self._alive[0][1].is_alive():  # which is no try of this work
+            _end(self._alive)
+            self._start()
+            self.troubles.append("the process that tries and audits policies died while idle; another took its place")
         self._send()
 
     def look(self) -> None:

@@ -88,6 +88,17 @@ def test_a_killed_process_is_replaced_and_its_work_tried_once_more(beside, tmp_p
     assert beside.steps - before == 3 + 4
 
 
+def test_a_process_that_died_while_idle_costs_the_next_work_no_try(beside, tmp_path):
+    told = len(beside.troubles)
+    _, process = beside._alive[0]
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    beside.begin(killed_if_first, str(tmp_path / "died"))
+    assert beside.result(quiet) == "done"
+    idle, again = beside.troubles[told:]
+    assert idle.endswith("died while idle; another took its place") and again.endswith("and began anew")
+
+
 def test_trials_and_audits_give_the_same_there_as_here(beside, small_night):
     run = RunFolder(small_night.path)
     night = Night(run.config(), run, Budget(60.0, SHARES), Ears())
