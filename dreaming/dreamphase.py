@@ -294,11 +294,11 @@ class DreamPhase:
     # -- selection ----------------------------------------------------------------------------------------------------
 
     def _selector(self, draws: int | None = None) -> Selector:
-        """As many worlds as the time allows for about three trials or more."""
+        """In as many worlds as the time allows for."""
         task, state = self.night.config.task, self.state
         tried = self.coverable + (self.exploring.exploration.trials() if self.exploring else [])
         if not draws:
-            max_steps, seconds = registry.task_class(task).max_steps, SELECTION_SHARE * self.phase.seconds / 3
+            max_steps, seconds = registry.task_class(task).max_steps, SELECTION_SHARE * self.phase.seconds
             draws = affordable_draws(self._seconds_a_step(), max_steps, len(tried), ENVS, seconds)
         selector = Selector(task, tried, self.night.nominal, draws)
         if state.best_score is not None and state.best_worlds != selector.worlds:

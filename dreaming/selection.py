@@ -4,6 +4,7 @@ More dreaming is not better: policies peak, then exploit the model. These simula
 they are counted as such, and the seeds are used for nothing else.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,7 +21,9 @@ from envs.workers import Workers
 SELECTION_SEEDS = 3_000_000  # seeds from here on; logs use those below 1,000,000, survival those from 5,000,000 on
 AUDIT_SEEDS = 4_000_000
 SURVIVAL_SEEDS = 5_000_000
-MOST_DRAWS = 12  # worlds a scenario; twice as many inside the logs' physics
+# Worlds a scenario (twice as many inside the logs' physics), and the trials that there must be time for. Of many trials
+# in few worlds the best one is the luckiest: long nights try in more.
+DRAWS = {96: 20, 48: 20, 24: 20, 12: 3, 8: 3, 4: 3}
 
 
 @dataclass
@@ -80,12 +83,10 @@ def some_steps(workers: Workers, _tell: Tell, policy: Policy, physics: Physics, 
 
 
 def affordable_draws(step_s: float, max_steps: int, scenarios: int, n_envs: int, seconds: float) -> int:
-    """Worlds a scenario, so that one round of trying costs no more than `seconds`; at least 2."""
-    return next(
-        (
-            draws
-            for draws in (MOST_DRAWS, 8, 4)
-            if -(-(draws * (2 + scenarios)) // n_envs) * max_steps * step_s <= seconds
-        ),
-        2,
-    )
+    """Worlds a scenario, so that `seconds` last for as many trials as DRAWS asks for; at least 2."""
+
+    def trials(draws: int) -> float:
+        cost_s = math.ceil(draws * (2 + scenarios) / n_envs) * max_steps * step_s
+        return seconds / cost_s if cost_s else math.inf
+
+    return next((draws for draws, least in DRAWS.items() if trials(draws) >= least), 2)

@@ -2,12 +2,14 @@
 
 from types import SimpleNamespace
 
+import pytest
+
 from dreaming.beside import LostError
 from dreaming.clock import Budget, Share
 from dreaming.dreamphase import DreamPhase
 from dreaming.run import BEST, LATEST, Progress
 from dreaming.scenario import Scenario
-from dreaming.selection import Score
+from dreaming.selection import Score, affordable_draws
 
 
 def ended(skipped: int) -> Progress:
@@ -210,3 +212,9 @@ def test_a_night_that_is_stopped_with_a_trial_under_way_saves_that():
     begun = kept[-1][3]["ledger"]["begun"]
     assert kept[-1][:3] == (LATEST, 15, 15) and (begun["updates"], begun["due"]) == (10, 20)
     assert phase._try() is None
+
+
+@pytest.mark.parametrize("seconds,draws", [(5.0, 2), (6.0, 8), (12.0, 12), (120.0, 24), (480.0, 96)])
+def test_longer_phases_try_in_more_worlds(seconds, draws):
+    """A batch of 32 environments takes 2 s: 12 draws of two scenarios and 24 of the logs' are two."""
+    assert affordable_draws(0.01, 200, 2, 32, seconds) == draws
