@@ -83,10 +83,11 @@ def some_steps(workers: Workers, _tell: Tell, policy: Policy, physics: Physics, 
 
 
 def affordable_draws(step_s: float, max_steps: int, scenarios: int, n_envs: int, seconds: float) -> int:
-    """Worlds a scenario, so that `seconds` last for as many trials as DRAWS asks for; at least 2."""
+    """Worlds a scenario, so that `seconds` last for as many trials as DRAWS asks for; at least 2, and a dozen if
+    no step could be timed."""
 
     def trials(draws: int) -> float:
         cost_s = math.ceil(draws * (2 + scenarios) / n_envs) * max_steps * step_s
-        return seconds / cost_s if cost_s else math.inf
+        return seconds / cost_s if cost_s else 3.0  # a clock too coarse to tell
 
     return next((draws for draws, least in DRAWS.items() if trials(draws) >= least), 2)

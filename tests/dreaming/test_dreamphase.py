@@ -218,3 +218,4 @@ def test_a_night_that_is_stopped_with_a_trial_under_way_saves_that():
 def test_longer_phases_try_in_more_worlds(seconds, draws):
     """A batch of 32 environments takes 2 s: 12 draws of two scenarios and 24 of the logs' are two."""
     assert affordable_draws(0.01, 200, 2, 32, seconds) == draws
+    assert affordable_draws(0.0, 200, 2, 32, seconds) == 12
