@@ -229,7 +229,8 @@ class HeldOut:
         here = replay.reader.rows["vector"]
         within = np.arange(len(here)) + span <= np.repeat(rows, replay.length + 1)
         first = np.flatnonzero(within & np.roll(moves(here), 1 - WARMUP))
-        at = np.random.default_rng(0).choice(first, self.starts, replace=False)[:, None] + np.arange(span)
+        count = min(self.starts, len(first))  # a short log has fewer
+        at = np.random.default_rng(0).choice(first, count, replace=False)[:, None] + np.arange(span)
         return replay.gather(at), replay
 
     def errors(self, guess: np.ndarray, truth: np.ndarray) -> dict[str, list[float]]:
