@@ -129,9 +129,7 @@ class Beside:
         # Plain pickle copies tensors. What multiprocessing does with them would show our later updates to the other.
         self._asked, self._answer, self._tries = pickle.dumps((work, arguments)), None, 0
         if not self._alive[0][1].is_alive():  # which is no try of this work
-            _end(self._alive)
-            self._start()
-            self.troubles.append("the process that tries and audits policies died while idle; another took its place")
+            self._replace("died while idle; another took its place")
         self._send()
 
     def look(self) -> None:
@@ -197,17 +195,19 @@ class Beside:
 
     def _lost(self, how: str) -> None:
         """Puts another process in its place, which tries the work again if that was the first time."""
-        _end(self._alive)
-        self._start()
         again = self._tries < TRIES
-        self.troubles.append(
-            f"the process that tries and audits policies {how}; another took its place"
-            + (" and began anew" if again else ", and the work is done without")
+        self._replace(
+            f"{how}; another took its place" + (" and began anew" if again else ", and the work is done without")
         )
         if again:
             self._send()
         else:
             self._tries, self._told = TRIES + 1, how
+
+    def _replace(self, why: str) -> None:
+        _end(self._alive)
+        self._start()
+        self.troubles.append(f"the process that tries and audits policies {why}")
 
 
 def _end(alive: list[tuple[Connection, BaseProcess]]) -> None:

@@ -60,13 +60,15 @@ def train_world_model(options: TrainWorldModel) -> None:
     prepare_cpu()
     folder = _run_of(options)
     _settings_of(folder)  # nothing is written into a folder of something else
+    new = not folder.is_dir()
     with ExitStack() as claim:
-        if folder.is_dir():  # a new one is claimed as it is made
+        if not new:
             claim.enter_context(locked(folder))
-        _train(options, folder, device, claim)
+        _train(options, folder, device, claim if new else None)
 
 
-def _train(options: TrainWorldModel, folder: Path, device: torch.device, claim: ExitStack) -> None:
+def _train(options: TrainWorldModel, folder: Path, device: torch.device, claim: ExitStack | None) -> None:
+    """Args: claim, of a folder that is new: it is locked as it is made."""
     before = _settings_of(folder)
     goes_on = checkpoint.exists(folder / "checkpoints", NAME)
     origin = _origin(options, folder, before, goes_on)
@@ -95,7 +97,7 @@ def _train(options: TrainWorldModel, folder: Path, device: torch.device, claim: 
             trainer.start_from(origin.checkpoints, [str(origin.logs)], str(origin.run))
         own = reader.folder.resolve() == (folder / "episodes").resolve()
         settings = Settings(task, seed, size_name, "" if own else str(reader.folder.resolve()), config)
-        if not (folder / LOCK).exists():
+        if claim is not None:
             folder.mkdir(parents=True, exist_ok=True)
             claim.enter_context(locked(folder))
         text = yaml.safe_dump({**before, **to_dict(settings)}, sort_keys=False)
