@@ -73,13 +73,18 @@ class Selector:
 
 def some_steps(workers: Workers, _tell: Tell, policy: Policy, physics: Physics, steps: int) -> None:
     """Begins all the workers' environments anew and takes so many steps with this policy, to see what that takes."""
-    rows = list(range(workers.n_envs))
+    rows = np.arange(workers.n_envs)
     policy.reset(len(rows))
-    observation = workers.reset(rows, [SELECTION_SEEDS - 1 - row for row in rows], [physics] * len(rows))
+    seeds = SELECTION_SEEDS - 1 - rows
+    observation = workers.reset(rows.tolist(), seeds.tolist(), [physics] * len(rows))
     is_first = np.ones(len(rows), bool)
     for _ in range(steps):
-        observation = workers.step(rows, policy.act(observation, is_first)).observation
-        is_first[:] = False
+        after = workers.step(rows.tolist(), policy.act(observation, is_first))
+        observation, is_first = after.observation, after.terminated | after.truncated
+        if is_first.any():
+            again = workers.reset(rows[is_first].tolist(), seeds[is_first].tolist(), [physics] * int(is_first.sum()))
+            for name, values in again.items():
+                observation[name][is_first] = values
 
 
 def affordable_draws(step_s: float, max_steps: int, scenarios: int, n_envs: int, seconds: float) -> int:

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from dreaming.beside import LostError
@@ -9,7 +10,9 @@ from dreaming.clock import Budget, Share
 from dreaming.dreamphase import DreamPhase
 from dreaming.run import BEST, LATEST, Progress
 from dreaming.scenario import Scenario
-from dreaming.selection import Score, affordable_draws
+from dreaming.selection import Score, affordable_draws, some_steps
+from envs import registry
+from envs.workers import Workers
 
 
 def ended(skipped: int) -> Progress:
@@ -219,3 +222,21 @@ def test_longer_phases_try_in_more_worlds(seconds, draws):
     """A batch of 32 environments takes 2 s: 12 draws of two scenarios and 24 of the logs' are two."""
     assert affordable_draws(0.01, 200, 2, 32, seconds) == draws
     assert affordable_draws(0.0, 200, 2, 32, seconds) == 12
+
+
+def test_steps_are_timed_with_a_policy_that_falls_at_once():
+    """A hopper may fall within the dozen steps that are timed; it begins again."""
+    begun = []
+
+    class Falls:
+        def reset(self, n):
+            self.n = n
+
+        def act(self, observation, is_first):
+            begun.append(is_first.copy())
+            return -np.ones((self.n, 3), np.float32)
+
+    with Workers("hopper", 3, processes=0) as workers:
+        some_steps(workers, lambda text: None, Falls(), registry.nominal("hopper"), 12)
+        assert workers.steps == 36
+    assert begun[0].all() and np.sum(begun[1:]) >= 3
