@@ -142,6 +142,7 @@ class BulletEnv(gymnasium.Env[Any, np.ndarray]):
             pybullet.setPhysicsEngineParameter(
                 fixedTimeStep=1.0 / self.control_hz,
                 deterministicOverlappingPairs=1,
+                enableFileCaching=0,  # for every name, for ever: robots are loaded from files of names of their own
                 physicsClientId=self.client,
                 **self.engine,
             )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,9 +39,18 @@ def table(client: int, half: float) -> int:
 
 
 def goal(client: int, radius: float) -> int:
-    return pybullet.createMultiBody(
-        baseVisualShapeIndex=_visual_ring(client, radius, GOAL_COLOUR), physicsClientId=client
-    )
+    """Returns a flat ring with a dot in it, only to be seen. Bullet shades a thin cylinder like a ball."""
+    with tempfile.NamedTemporaryFile(suffix=".obj") as file:  # vertices that it is given directly, Bullet never frees
+        file.write(_ring(radius))
+        file.flush()
+        shape = pybullet.createVisualShape(
+            pybullet.GEOM_MESH,
+            fileName=file.name,
+            rgbaColor=GOAL_COLOUR,
+            specularColor=(0, 0, 0),
+            physicsClientId=client,
+        )
+        return pybullet.createMultiBody(baseVisualShapeIndex=shape, physicsClientId=client)  # reads the file
 
 
 def finger(client: int, radius: float, height: float, mass_kg: float) -> int:
@@ -116,27 +127,21 @@ def _visual_box(client: int, half: Triple, colour: tuple[float, ...]) -> int:
     )
 
 
-def _visual_ring(client: int, radius: float, colour: tuple[float, ...]) -> int:
-    """A flat ring with a dot in it. Bullet shades a thin cylinder like a ball."""
+@functools.cache
+def _ring(radius: float) -> bytes:
+    """The ring as Wavefront OBJ."""
     corners = 32
     points, triangles = [], []
     for inner, outer in ((0.0, 0.25), (0.75, 1.0)):
-        first = len(points)
+        first = 1 + len(points)
         for k in range(corners):
             angle = 2 * math.pi * k / corners
-            for part in (inner, outer):
-                points.append((part * radius * math.cos(angle), part * radius * math.sin(angle), 0.0))
+            points += [(part * radius * math.cos(angle), part * radius * math.sin(angle)) for part in (inner, outer)]
             a, b, c, d = (first + (2 * k + j) % (2 * corners) for j in range(4))
-            triangles += [a, b, d, a, d, c]
-    return pybullet.createVisualShape(
-        pybullet.GEOM_MESH,
-        vertices=points,
-        indices=triangles,
-        normals=[(0.0, 0.0, 1.0)] * len(points),
-        rgbaColor=colour,
-        specularColor=(0, 0, 0),
-        physicsClientId=client,
-    )
+            triangles += [(a, b, d), (a, d, c)]
+    lines = [f"v {x:.9f} {y:.9f} 0" for x, y in points] + ["vn 0 0 1"]
+    lines += ["f " + " ".join(f"{corner}//1" for corner in triangle) for triangle in triangles]
+    return "\n".join([*lines, ""]).encode()
 
 
 def _links(
