@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +17,7 @@ Mode = Literal["auto", "online", "offline", "off"]
 
 INIT_TIMEOUT_S = 20.0  # a server that does not answer costs the night no more than this, once
 FINISH_TIMEOUT_S = 30.0  # what is not uploaded by then stays on disk, for `wandb sync`
+HUNG_S = 60.0  # longer than W&B's own limits: who does not answer by then never will, and is ended
 MOST_FAILURES = 3  # in a row; then W&B is left alone for the rest of the night
 
 
@@ -142,7 +146,8 @@ class Tracker:
     def _guard(self, action: Callable[[], Any], quiet: bool = False) -> Any:
         """The action's result, or None if W&B failed. W&B raises its own errors, pydantic's, and many more."""
         try:
-            return action()
+            with patience(HUNG_S):
+                return action()
         except Exception as error:
             if not quiet:
                 self._complain(f"{type(error).__name__}: {error}")
@@ -153,6 +158,27 @@ class Tracker:
             self._warned = True
             first_line = reason.strip().splitlines()[0][:200]
             self._warn(f"W&B: {first_line}. The run folder holds everything all the same.")
+
+
+@contextlib.contextmanager
+def patience(seconds: float) -> Iterator[None]:
+    """Ends W&B's own process if what is done here takes longer. Who waits for it, for ever otherwise, gets an error."""
+    timer = threading.Timer(seconds, _end_service)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _end_service() -> None:
+    """Kills those children of this process that are W&B's; where the system shows them."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == os.getpid() and b"wandb" in (folder / "cmdline").read_bytes():
+                os.kill(int(folder.name), signal.SIGKILL)
 
 
 def flatten(mapping: Mapping[str, Any], separator: str = "/", prefix: str = "") -> dict[str, Any]:

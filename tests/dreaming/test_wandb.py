@@ -141,3 +141,30 @@ def test_failures_of_wandb_end_nothing(tmp_path):
     tracker.log({"a": 1}, step=9)
     tracker.finish()
     assert len(warnings) == 1 and "no.png" in warnings[0]
+
+
+HUNG = """
+import os, signal, sys
+from pathlib import Path
+from worldmodel import tracking
+
+tracking.HUNG_S = 2.0
+told = []
+tracker = tracking.Tracker(Path(sys.argv[1]), "offline", warn=told.append)
+tracker.log({"a": 1}, step=1)
+for folder in Path("/proc").glob("[0-9]*"):
+    try:
+        parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+        if parent == os.getpid() and b"wandb" in (folder / "cmdline").read_bytes():
+            os.kill(int(folder.name), signal.SIGSTOP)
+    except OSError:
+        pass
+tracker.finish()
+assert tracker.mode == "off" and len(told) == 1, (tracker.mode, told)
+"""
+
+
+def test_wandbs_process_that_hangs_ends_neither_a_night_nor_its_end(tmp_path):
+    """In a process of its own, as W&B's clean-up when a program ends would wait for the hung one as well."""
+    (tmp_path / "night").mkdir()
+    subprocess.run([sys.executable, "-c", HUNG, str(tmp_path / "night")], check=True, timeout=60)
