@@ -93,10 +93,11 @@ def latest(series: Series, grid_s: np.ndarray) -> np.ndarray:
 def held_mean(series: Series, grid_s: np.ndarray) -> np.ndarray:
     """(len(grid_s) - 1, k): the mean of what is held over each step of the grid."""
     time, value = series.time_s, series.value
-    area = np.concatenate([np.zeros((1, value.shape[1])), np.cumsum(value[:-1] * np.diff(time)[:, None], axis=0)])
-    at = np.clip(np.searchsorted(time, grid_s, side="right") - 1, 0, len(time) - 1)
-    until = area[at] + value[at] * (grid_s - time[at])[:, None]  # before the first: its value, backwards
-    mean = np.diff(until, axis=0) / np.diff(grid_s)[:, None]
+    with np.errstate(over="ignore", invalid="ignore"):  # where values are beyond what logs may hold, and refused later
+        area = np.concatenate([np.zeros((1, value.shape[1])), np.cumsum(value[:-1] * np.diff(time)[:, None], axis=0)])
+        at = np.clip(np.searchsorted(time, grid_s, side="right") - 1, 0, len(time) - 1)
+        until = area[at] + value[at] * (grid_s - time[at])[:, None]  # before the first: its value, backwards
+        mean = np.diff(until, axis=0) / np.diff(grid_s)[:, None]
     same = at[1:] == at[:-1]  # nothing changed within the step: no rounding either
     return np.where(same[:, None], value[at[:-1]], mean)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from raw_logs import cart, imported, write_csv
 
@@ -205,6 +205,7 @@ def test_any_mapping_imports_or_is_a_plain_error(tmp_path, changes):
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.lists(st.floats(), min_size=1, max_size=30), st.lists(st.floats(), min_size=1, max_size=30))
+@example([0.0, -6e35, -0.5, 0.0], [0.0, 3e272, 0.0, 0.0])  # a span times a command is more than a number can be
 def test_any_numbers_import_finite_or_are_a_plain_error(tmp_path, time, x):
     import shutil
 
