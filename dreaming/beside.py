@@ -26,6 +26,7 @@ import torch
 
 from envs.slots import SimulatorError, first_line
 from envs.workers import HANG_S, ProcessLostError, Workers, start_process
+from worldmodel.processes import kill, started_by
 from worldmodel.speed import prepare_cpu
 
 START_S = 600.0  # allowed beyond that for a process to start: on a busy machine its imports alone take minutes
@@ -213,8 +214,10 @@ class Beside:
 def _end(alive: list[tuple[Connection, BaseProcess]]) -> None:
     for connection, process in alive:
         connection.close()
+        its_own = started_by(process.pid)  # simulators; one that is hung would not notice that it is left alone
         process.kill()
         process.join()
+        kill(its_own)
     alive.clear()
 
 

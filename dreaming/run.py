@@ -20,6 +20,7 @@ from worldmodel.device import CPU
 from worldmodel.lock import LOCK, locked
 from worldmodel.log_format import SCHEMA
 from worldmodel.model import WorldModel
+from worldmodel.processes import runs
 from worldmodel.saved import build_model, place
 from worldmodel.trainer import TrainerConfig
 
@@ -135,7 +136,7 @@ class RunFolder:
         """Removes what killed processes had written aside and not yet renamed."""
         for stray in [*self.path.glob(".*.tmp"), *self.path.glob("*/.*.tmp")]:
             writer = stray.name.split(".")[-2]
-            if writer.isdigit() and not Path(f"/proc/{writer}").exists():
+            if writer.isdigit() and not runs(int(writer)):
                 stray.unlink(missing_ok=True)
 
     def create(self, config: NightConfig) -> None:
@@ -214,9 +215,7 @@ class RunFolder:
     def has_policy(self) -> bool:
         return any(checkpoint.exists(self.checkpoints, name) for name in (BEST, LATEST, CLONE))
 
-    def load_agent(
-        self, name: str = BEST, sample: bool = True, seed: int = 0, device: torch.device = CPU
-    ) -> Agent:
+    def load_agent(self, name: str = BEST, sample: bool = True, seed: int = 0, device: torch.device = CPU) -> Agent:
         """The policy of that name with the world model it filters with, ready to act."""
         if not self.has_policy():
             raise UserError(f"{self.path} holds no policy yet; dream --run {self.path} makes one")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from configs import UserError
+from worldmodel.processes import command, kill, started_by
 
 Mode = Literal["auto", "online", "offline", "off"]
 
@@ -173,12 +173,8 @@ def patience(seconds: float) -> Iterator[None]:
 
 
 def _end_service() -> None:
-    """Kills those children of this process that are W&B's; where the system shows them."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent == os.getpid() and b"wandb" in (folder / "cmdline").read_bytes():
-                os.kill(int(folder.name), signal.SIGKILL)
+    """Kills those of this process's that are W&B's."""
+    kill([process for process in started_by() if "wandb" in command(process)])
 
 
 def flatten(mapping: Mapping[str, Any], separator: str = "/", prefix: str = "") -> dict[str, Any]:

@@ -6,6 +6,7 @@ Simulators get processes of their own, as on a machine of three cores, so that t
 time, as none has in a night of hours.
 """
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -16,6 +17,10 @@ import time
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
+
+import psutil
+
+from worldmodel.processes import command, started_by
 
 HANG_S = 45.0  # without an answer, for a simulator to count as hung; minutes in a real night
 SHARES = {"record": 0.1, "learn": 0.2, "clone": 0.05, "dream": 0.3, "audit": 0.12, "survival": 0.13, "report": 0.1}
@@ -44,29 +49,12 @@ SIGNALS = {
 }
 
 
-def children(of: int) -> dict[int, str]:
-    """Process id and command line of the processes that this one has started, and those that they have."""
-    found: dict[int, str] = {}
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            except (OSError, ValueError):
-                continue
-            if parent == of:
-                found |= {int(folder.name): command, **children(int(folder.name))}
-    return found
-
-
 def send(number: int, word: str) -> bool:
     """To every process of ours whose command line holds the word; whether there was one."""
-    those = [pid for pid, command in children(os.getpid()).items() if word in command]
-    for pid in those:
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            those.remove(pid)
+    those = [process for process in started_by() if word in command(process)]
+    for process in those:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
     return bool(those)
 
 

@@ -17,6 +17,7 @@ from dreaming.run import RunFolder
 from dreaming.selection import Selector
 from envs import registry
 from envs.workers import Workers
+from worldmodel.processes import runs, started_by
 
 TASK = "push-box"
 
@@ -48,6 +49,16 @@ def killed_if_first(workers, tell, marker: str) -> str:
 
 
 def hung(workers, tell) -> None:
+    time.sleep(600)
+
+
+def halts_its_simulators(workers, tell, file: str) -> None:
+    steps_of(workers, tell, 1)
+    simulators = started_by()
+    for process in simulators:
+        process.suspend()
+    with open(file, "w") as told:
+        told.write(" ".join(str(process.pid) for process in simulators))
     time.sleep(600)
 
 
@@ -138,3 +149,19 @@ def test_whoever_waits_may_give_up(beside):
     child = beside._alive[0][1]
     beside.close()
     assert not child.is_alive()
+
+
+def test_hung_simulators_of_its_own_go_with_it(tmp_path):
+    """They do not notice that it is gone."""
+    file = tmp_path / "simulators"
+    with Beside(TASK, 2, processes=2) as beside:
+        beside.begin(halts_its_simulators, str(file))
+        deadline = time.monotonic() + 120
+        while not (file.exists() and len(file.read_text().split()) >= 2):
+            beside.look()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    simulators, deadline = [int(pid) for pid in file.read_text().split()], time.monotonic() + 20
+    while any(runs(pid) for pid in simulators):
+        assert time.monotonic() < deadline, "simulators outlived the process that they were of"
+        time.sleep(0.05)

@@ -16,6 +16,7 @@ from envs.bullet import start_at
 from envs.slots import SimulatorError
 from envs.workers import ProcessLostError, Workers
 from worldmodel.episode import Episode
+from worldmodel.processes import runs
 
 SEEDS = [11, 12, 13, 14, 15]
 
@@ -240,17 +241,9 @@ def test_processes_die_with_their_parent(tmp_path, end):
             parent.kill()
         assert parent.wait(timeout=20) == (-signal.SIGKILL if end == "wait" else 0)
     deadline = time.monotonic() + 20
-    while any(_runs(pid) for pid in children):
+    while any(runs(pid) for pid in children):
         assert time.monotonic() < deadline, "workers outlived their parent"
         time.sleep(0.05)
-
-
-def _runs(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def test_one_thread_a_process(monkeypatch):
