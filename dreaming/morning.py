@@ -146,6 +146,15 @@ def report(night: Night, phase: Phase) -> Path:
     return pages[0]
 
 
+def amend(night: Night) -> None:
+    """Writes the report once more if the night has warned since: W&B gets the report itself, and may fail at that."""
+    found = data.Report.load(night.run.path)
+    if late := [text for text in night.state.warnings if text not in found.warnings]:
+        found.warnings += late
+        night.saving("report", lambda: (found.save(night.run.path), write_report(night.run.path)))
+        night.saving.settle(night.budget.stop.is_set)
+
+
 def _facts(night: Night) -> data.Report:
     stopped = "the time was up"
     if night.budget.stop.is_set():

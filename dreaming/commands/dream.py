@@ -12,7 +12,7 @@ from dreaming.clock import Budget, process_age, stop_on_signals
 from dreaming.console import NightScreen
 from dreaming.diskuse import most_bytes, stated
 from dreaming.exploration import MOST
-from dreaming.morning import all_phases
+from dreaming.morning import all_phases, amend
 from dreaming.night import SHARES, Night
 from dreaming.report.data import Report
 from dreaming.report.summary import headline
@@ -86,6 +86,7 @@ def _dream(options: Dream, run: RunFolder, config: NightConfig, budget: Budget) 
             sys.exit(130)
         tracker.log_report(run.path, watcher.step + 1)
         tracker.finish()
+        amend(night)
         screen.complete()
         _conclude(screen, night, options, page)
 

@@ -10,8 +10,11 @@ import time
 
 import numpy as np
 import pytest
-from small_nights import SECONDS, play, small_config
+from small_nights import SECONDS, Ears, play, small_config
 
+from dreaming.clock import Budget
+from dreaming.morning import amend
+from dreaming.night import Night
 from dreaming.report.data import Report
 from dreaming.run import BEST, CLONE, LATEST, RunFolder
 from worldmodel import checkpoint
@@ -36,6 +39,20 @@ def test_a_night_leaves_a_report(small_night):
     assert {"world_model", "dream", "selection", "trusted"} <= set(small_night.metrics)
     for name in (CLONE, LATEST, BEST):
         assert checkpoint.exists(run.checkpoints, name)
+
+
+def test_what_goes_wrong_after_the_report_is_in_it_all_the_same(small_night, tmp_path):
+    path = tmp_path / "run"
+    shutil.copytree(small_night.path, path)
+    run, page = RunFolder(path), path / "report" / "index.html"
+    night = Night(run.config(), run, Budget(1.0, []), Ears())
+    written, before = page.stat().st_mtime_ns, Report.load(path)
+    amend(night)
+    assert page.stat().st_mtime_ns == written
+    night.warn("W&B: it hung")
+    amend(night)
+    before.warnings.append("W&B: it hung")
+    assert Report.load(path) == before and "it hung" in page.read_text()
 
 
 def test_survival_counts_every_policy_alike(small_night):
