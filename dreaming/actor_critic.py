@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dreaming.agent import Actor, ActorConfig, View
 from dreaming.imagination import Rollout
 from worldmodel.device import device_of
-from worldmodel.distributions import twohot_bins, twohot_losses, twohot_mean
+from worldmodel.distributions import twohot_bins, twohot_loss, twohot_losses, twohot_mean
 from worldmodel.model import WorldModel
 from worldmodel.nets import Head
 from worldmodel.optim import LaProp, SafeStep
@@ -34,9 +34,9 @@ class ActorCriticConfig:
     pull: float = 0.05  # weight of the likelihood of what the clone would do
     clone_lr: float = 6e-3  # falls to a tenth
     lr: float = 4e-3  # of the actor; falls to nothing over the budget
-    critic_lr: float = 1e-3
-    critic_first: int = 40  # updates of the critic alone: one that knows nothing yet spoils the clone
-    slow_rate: float = 0.02  # share of the critic that its slow copy takes over at each update
+    critic_lr: float = 3e-3
+    critic_first: int = 100  # updates of the critic alone, on logged returns: one that knows nothing spoils the clone
+    slow_rate: float = 0.1  # share of the critic that its slow copy takes over at each update
 
 
 def lambda_return(reward: Tensor, continuation: Tensor, value: Tensor, discount: float, lam: float | Tensor) -> Tensor:
@@ -120,6 +120,17 @@ class ActorCritic(nn.Module):
         self.clone.load_state_dict(self.actor.state_dict())
         self._optimise(warmup=20)
 
+    def appraisal_loss(self, feat: Tensor, context: Tensor, known: Tensor, returns: Tensor) -> Tensor:
+        """The critic's loss (scalar) on states of logs.
+
+        Args:
+            feat: (N, F) of the world's belief.
+            context: (N, C) scaled, and `known` (N, C): the physics that the belief was told.
+            returns: (N,) what came after.
+        """
+        logits = self.critic(torch.cat([feat, context * known, known], -1))
+        return twohot_loss(logits, returns, self.bins).mean()
+
     def critic_input(self, rollout: Rollout) -> Tensor:
         physics = rollout.physics
         feat = rollout.world.feat()
@@ -130,7 +141,7 @@ class ActorCritic(nn.Module):
         return torch.cat([feat, pairs.expand(-1, feat.shape[1], -1)], -1)
 
     def losses(
-        self, model: WorldModel, rollout: Rollout, critic_only: bool = False, counted: Tensor | None = None
+        self, model: WorldModel, rollout: Rollout, counted: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Actor and critic loss on dreams that were imagined with gradients (`dynamics`) or without (`reinforce`).
 
@@ -162,8 +173,6 @@ class ActorCritic(nn.Module):
             "critic_loss": critic_loss,
             "return_scale": scale,
         }
-        if critic_only:
-            return critic_loss, {k: v.detach() for k, v in metrics.items()}
         scaled, estimate = model.scale(rollout.seen[:, :-1].detach()), rollout.estimate[:, :-1].detach()
         choice = self.actor(scaled, estimate, explore=True)
         entropy = choice.entropy_estimate()

@@ -16,7 +16,7 @@ from dreaming.statistics import wilson
 from envs.physics import Change, Physics
 from envs.record import Policy
 from envs.slots import SimulatorError
-from envs.workers import Arrays, ProcessLostError, Workers
+from envs.workers import Arrays, ProcessLostError, Workers, put
 
 Cell = tuple[str, str, Physics]  # scenario, label, world
 
@@ -186,13 +186,13 @@ def _play(
             starting = [jobs[job] for job in row_job[empty]]
             begun += len(empty)
             observation = workers.reset(empty.tolist(), [seed for seed, _ in starting], [p for _, p in starting])
-            _note(observation, empty, n, current)
+            put(current, empty, observation, n)
             is_first[empty] = True
         active = np.flatnonzero(row_job >= 0)
         # A row that has run out of jobs keeps its last observation, so that the policy always sees all its rows.
         actions = policy.act({name: value.copy() for name, value in current.items()}, is_first)
         steps = workers.step(active.tolist(), actions[active])
-        _note(steps.observation, active, n, current)
+        put(current, active, steps.observation, n)
         over = steps.terminated | steps.truncated
         for k, row in enumerate(active):
             outcome = outcomes[row_job[row]]
@@ -206,13 +206,6 @@ def _play(
                 if on_episode is not None:
                     on_episode(done, len(jobs))
     return outcomes
-
-
-def _note(observation: Arrays, rows: np.ndarray, n: int, current: Arrays) -> None:
-    for name, values in observation.items():
-        if name not in current:
-            current[name] = np.zeros((n, *values.shape[1:]), values.dtype)
-        current[name][rows] = values
 
 
 def _mean(values: Sequence[float]) -> float:

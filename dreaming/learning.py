@@ -12,6 +12,7 @@ from dreaming.actor_critic import ActorCritic, ActorCriticConfig, fixed
 from dreaming.agent import Actor, Agent, View
 from dreaming.imagination import MAX_LATENCY, DreamPhysics, Starts, draw_starts, imagine
 from dreaming.imitation import good_episodes, imitation_loss
+from dreaming.logged_returns import logged_returns
 from dreaming.ongoing import Dreams, going_on
 from dreaming.scenario import Scenario
 from dreaming.trust import TrustConfig, weighed
@@ -180,27 +181,41 @@ class DreamLearner:
         c = self.config
         return draw_starts(self.model, self.replay, c.view, count, c.batch, c.length, self.rng, c.told)
 
+    def begin(self) -> None:
+        """From cloning to dreaming: the clone is kept, and the critic learns what the logs' rows were worth."""
+        learner, a, c = self.learner, self.config.actor_critic, self.config
+        self._set_rates(0.0, a.critic_lr)
+        for _ in range(a.critic_first):
+            starts = self._starts(c.batch * c.length // 2)
+            episode, step = (numbers.cpu().numpy() for numbers in (starts.episode, starts.step))
+            returns = logged_returns(self.replay, episode, step, a.discount)
+            labels = self.replay.values[episode], self.replay.known[episode] * np.float32(c.told)
+            context, known, returned = (torch.as_tensor(x, dtype=torch.float32) for x in (*labels, returns))
+            told = (x.to(device_of(self.model)) for x in (context, known, returned))
+            learner.step(learner.appraisal_loss(starts.world.feat(), *told))
+            learner.follow()
+        learner.begin()
+        self.begun_at = self.updates
+
     def dream(self, progress: float) -> dict[str, float]:
         """One update of actor and critic on fresh dreams; `progress` in [0, 1] lowers the actor's rate to nothing."""
         c, learner = self.config, self.learner
         a = c.actor_critic
         if self.begun_at is None:
-            learner.begin()
-            self.begun_at = self.updates
+            self.begin()
         self._set_rates(a.lr * (1 - min(1.0, progress)), a.critic_lr)
         dreams = self._begun()
         first_step = dreams.starts.step.cpu().numpy()
         prepared = dream_physics(self.model, dreams.physics, first_step, c.horizon, self.control_hz)
         prepared.known *= c.told
-        critic_only = self.updates - self.begun_at < a.critic_first
-        with torch.set_grad_enabled(a.gradient == "dynamics" and not critic_only):
+        with torch.set_grad_enabled(a.gradient == "dynamics"):
             rollout = imagine(self.model, fixed(learner.actor), dreams.starts, prepared, c.horizon, noisy=True)
             weighted, counted, trust = weighed(c.trust, self.model, rollout)
         self._notice(dreams.names, rollout.reward)
         # Bounds hold from a logged state on; one that was dreamt has none to begin with.
         most = 0 if c.trust.cut else round(c.go_on * c.dreams)
         self.ongoing = going_on(dreams, rollout, most, c.longest, self.rng)
-        loss, metrics = learner.losses(self.model, weighted, critic_only, counted)
+        loss, metrics = learner.losses(self.model, weighted, counted)
         learner.step(loss)
         learner.follow()
         self.imagined_steps += c.dreams * c.horizon if counted is None else int(counted.sum())

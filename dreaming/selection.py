@@ -16,7 +16,7 @@ from dreaming.scenario import Scenario
 from envs import registry
 from envs.physics import Physics, sample
 from envs.record import Policy
-from envs.workers import Workers
+from envs.workers import Workers, put
 
 SELECTION_SEEDS = 3_000_000  # seeds from here on; logs use those below 1,000,000, survival those from 5,000,000 on
 AUDIT_SEEDS = 4_000_000
@@ -82,9 +82,8 @@ def some_steps(workers: Workers, _tell: Tell, policy: Policy, physics: Physics, 
         after = workers.step(rows.tolist(), policy.act(observation, is_first))
         observation, is_first = after.observation, after.terminated | after.truncated
         if is_first.any():
-            again = workers.reset(rows[is_first].tolist(), seeds[is_first].tolist(), [physics] * int(is_first.sum()))
-            for name, values in again.items():
-                observation[name][is_first] = values
+            over = rows[is_first].tolist()
+            put(observation, over, workers.reset(over, seeds[over].tolist(), [physics] * len(over)), len(rows))
 
 
 def affordable_draws(step_s: float, max_steps: int, scenarios: int, n_envs: int, seconds: float) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 from configs import UserError
 from envs import registry
 from envs.physics import Physics, PhysicsRange, check_range, sample
-from envs.workers import Arrays, Workers
+from envs.workers import Arrays, Workers, put
 from worldmodel.episode import Episode
 
 FOR_PHYSICS, FOR_EXPERT, FOR_RANDOM, FOR_NOISE = 1, 2, 3, 4  # streams of one recording's seed
@@ -257,10 +257,8 @@ def _record(
 
 
 def _note(observation: Arrays, rows: list[int], running: list[_Running | None], current: Arrays) -> None:
+    put(current, rows, observation, len(running))
     for name, values in observation.items():
-        if name not in current:
-            current[name] = np.zeros((len(running), *values.shape[1:]), values.dtype)
-        current[name][rows] = values
         for row, value in zip(rows, values, strict=True):
             episode = running[row]
             assert episode is not None

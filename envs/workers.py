@@ -216,6 +216,14 @@ class Workers:
         return f"simulator process {process + 1} of {self.processes} ({self.task})"
 
 
+def put(current: Arrays, rows: Sequence[int] | np.ndarray, values: Arrays, n_rows: int) -> None:
+    """Writes observations (k, ...) over these rows of what all rows see, which begins as an empty dictionary."""
+    for name, new in values.items():
+        if name not in current:
+            current[name] = np.zeros((n_rows, *new.shape[1:]), new.dtype)
+        current[name][rows] = new
+
+
 def _take(values: Sequence | np.ndarray, rows: np.ndarray) -> Sequence | np.ndarray:
     return values[rows] if isinstance(values, np.ndarray) else [values[row] for row in rows]
 

@@ -11,6 +11,7 @@ from dreaming.learning import DreamConfig, DreamLearner
 from dreaming.scenario import Scenario, load_scenarios
 from envs.physics import Physics
 from worldmodel.context import ContextSpec
+from worldmodel.distributions import twohot_mean
 from worldmodel.episode import Episode
 from worldmodel.model import Belief, ModelConfig, Spaces, WorldModel
 from worldmodel.replay import Replay
@@ -150,6 +151,25 @@ def test_dreaming_changes_the_policy_and_never_the_model(model, tmp_path, gradie
     assert learner.imagined_steps == 3 * 16 * 4
 
 
+def test_the_critic_knows_what_logs_paid_before_the_first_dream(model, tmp_path):
+    """They pay 1 a step and are cut off, so that every state is worth 1 / (1 - 0.9)."""
+    replay = some_logs(tmp_path)
+    model.set_statistics(replay.statistics())
+    settings = ActorCriticConfig(SMALL.actor, 16, 1, discount=0.9, critic_first=300)
+    config = DreamConfig(settings, horizon=4, dreams=16, batch=4, length=8)
+    learner = DreamLearner(model, replay, "push-box", Physics(), [], 20.0, config)
+    learner.clone(0.0)
+    cloned = [p.clone() for p in learner.learner.actor.parameters()]
+    learner.begin()
+    starts = learner._starts(32)
+    context = torch.as_tensor(replay.values[starts.episode.numpy()])
+    with torch.no_grad():
+        logits = learner.learner.critic(torch.cat([starts.world.feat(), context, torch.ones_like(context)], -1))
+        value = twohot_mean(logits, learner.learner.bins)
+    assert value.mean().item() == pytest.approx(10.0, rel=0.05)
+    assert all(torch.equal(a, b) for a, b in zip(cloned, learner.learner.actor.parameters(), strict=True))
+
+
 @pytest.mark.parametrize("told", [True, False])
 def test_a_world_that_is_not_told_its_friction_is_the_same_on_every_floor(model, tmp_path, told):
     replay = some_logs(tmp_path)
@@ -185,8 +205,8 @@ def test_a_later_nights_dreams_begin_from_that_nights_clone(model, tmp_path):
     for update in range(4):
         learner.dream(0.0)
         assert as_cloned(learner.learner.clone)
-        # The critic learns first, for two updates; and warm-up begins at a rate of zero.
-        assert as_cloned(learner.learner.actor) == (update < 3)
+        # Warm-up begins at a rate of zero.
+        assert as_cloned(learner.learner.actor) == (update < 1)
     other = DreamLearner(model, replay, "push-box", Physics(), [], 20.0, config)
     other.load_state_dict(learner.state_dict())
     assert other.begun_at == 500 and other.updates == 504
