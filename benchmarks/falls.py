@@ -9,7 +9,7 @@ what-ifs, and every dream is repeated in PyBullet. A dream falls, by
  - `level`: where it drops below the level that was best on dreams of held-out logs' own commands;
  - `adds up`: where the chance of having gone on so far, the product of continuations, drops below a half;
  - `rule`: where the dreamt observation is one at which the task ends;
- - `either`: by `half` or by `rule`.
+ - `either`: by `half` or by `rule`, as an audit calls it.
 
 Beside them stands `kicked`: PyBullet itself under the same commands, its start kicked by a hundredth of each channel's
 standard deviation. Commands that were given in a dream are given blindly, and where those of a kicked simulator fall

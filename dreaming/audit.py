@@ -16,7 +16,7 @@ import numpy as np
 
 from configs import UserError
 from dreaming.audit_report import AuditReport, ChannelError, ErrorCurve, Falls, NotReplayed, ScenarioAudit
-from dreaming.comparison import Comparison
+from dreaming.comparison import Comparison, Rule
 from dreaming.truth import Dream, Episodes, Listed, Truth, from_log, simulate
 from envs import registry
 from envs.workers import Workers
@@ -50,7 +50,8 @@ def audit(
     std = _check(dreams, channel_std)
     before = workers.steps
     runs = simulate(dreams, _by_number(episodes), workers, sensitivity_eps * std, replicas)
-    overall, scenarios = _judged(dreams, runs, std, list(registry.task_class(workers.task).observation_names))
+    task = registry.task_class(workers.task)
+    overall, scenarios = _judged(dreams, runs, std, list(task.observation_names), task.ended)
     return AuditReport(
         simulator=True,
         note="same start, commands and physics in PyBullet",
@@ -68,14 +69,18 @@ def audit(
 
 
 def _judged(
-    dreams: Sequence[Dream], runs: Sequence[Sequence[Truth]], std: np.ndarray, names: Sequence[str]
+    dreams: Sequence[Dream],
+    runs: Sequence[Sequence[Truth]],
+    std: np.ndarray,
+    names: Sequence[str],
+    ended: Rule | None = None,
 ) -> tuple[ScenarioAudit, list[ScenarioAudit]]:
     """All dreams together, and by scenario, those that could not be repeated left out and counted."""
     known = [i for i, run in enumerate(runs) if not run[0].unknown]
     comparison = None
     if known:
         kept = [runs[i] for i in known]
-        comparison = Comparison([dreams[i] for i in known], [r[0] for r in kept], [r[1:] for r in kept], std)
+        comparison = Comparison([dreams[i] for i in known], [r[0] for r in kept], [r[1:] for r in kept], std, ended)
 
     def judge(name: str, mine: Sequence[int]) -> ScenarioAudit:
         repeated = [i for i in mine if not runs[i][0].unknown]

@@ -29,7 +29,7 @@ class ChannelError:
 
 @dataclass
 class Falls:
-    """Imagined (the continuation dropped below a half) against true, each by `horizon`; None for 0 of 0.
+    """Imagined (`Comparison` says how they are told) against true, each by `horizon`; None for 0 of 0.
 
     Dreams whose truth was cut off earlier, without a fall, are left out: nobody knows.
     """

@@ -11,11 +11,23 @@ from dreaming.truth import Dream, Truth
 FALL_HORIZONS = (15, 50, 100)
 
 
+Rule = Callable[[np.ndarray], np.ndarray]  # of a task: whether it ends in failure in each of these states (..., D)
+
+
 class Comparison:
-    """N dreams and their truths as arrays, padded to the longest horizon H."""
+    """N dreams and their truths as arrays, padded to the longest horizon H.
+
+    A dream falls where its continuation drops below a half, or in a state in which the task ends: what a continuation
+    has hardly seen in the logs, a box over the edge, the dreamt observation may well show.
+    """
 
     def __init__(
-        self, dreams: Sequence[Dream], truths: Sequence[Truth], kicked: Sequence[Sequence[Truth]], std: np.ndarray
+        self,
+        dreams: Sequence[Dream],
+        truths: Sequence[Truth],
+        kicked: Sequence[Sequence[Truth]],
+        std: np.ndarray,
+        ended: Rule | None = None,
     ) -> None:
         self.horizon = max(dream.horizon for dream in dreams)
         self.std = std
@@ -35,6 +47,9 @@ class Comparison:
         self.true_reward = self._stack([t.reward for t in truths], 0.0)  # (N, H)
         self.reward = self._stack([dream.reward for dream in dreams], 0.0)
         self.continuation = self._stack([dream.continuation for dream in dreams], 1.0)
+        self.falls = self.continuation < 0.5  # (N, H)
+        if ended is not None:
+            self.falls |= np.isfinite(dreamt).all(-1) & ended(dreamt)
         self.sensitivity = None
         if all(len(replicas) for replicas in kicked):
             strayed = [self._stack([r[k].observation[1:] for r in kicked]) - truth for k in range(len(kicked[0]))]
@@ -97,7 +112,7 @@ class Comparison:
         # A shorter dream says nothing about this horizon; nor does a truth that was cut off before it.
         truly = self.fell & (self.steps <= by)
         known = mine & (self.length >= by) & (truly | (self.steps >= by))
-        dreamt = ((self.continuation < 0.5) & (np.arange(1, self.horizon + 1) <= by[:, None])).any(1)
+        dreamt = (self.falls & (np.arange(1, self.horizon + 1) <= by[:, None])).any(1)
         hits = int((known & truly & dreamt).sum())
         alarms, missed = int((known & dreamt & ~truly).sum()), int((known & truly & ~dreamt).sum())
         return Falls(

@@ -154,8 +154,7 @@ class DreamPhase:
     def _updates(self, between) -> None:
         """Dream and learn until the phase's time, less that of the last trial, is over, and once in any case."""
         saved, dreamer, dreamt = self._now(), self.dreamer, False
-        if dreamer.begun_at is None:
-            dreamer.begin()  # here, as it is no part of what an update takes
+        dreamer.begin()  # here, as it is no part of what an update takes
         while self.phase.left() > 1.05 * self._cost[TRIAL] or not dreamt:
             begun = self._now()
             values, dreamt = dreamer.dream(min(1.0, self.phase.spent())), True

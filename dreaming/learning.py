@@ -182,7 +182,9 @@ class DreamLearner:
         return draw_starts(self.model, self.replay, c.view, count, c.batch, c.length, self.rng, c.told)
 
     def begin(self) -> None:
-        """From cloning to dreaming: the clone is kept, and the critic learns what the logs' rows were worth."""
+        """From cloning to dreaming, once: the clone is kept, and the critic learns what the logs' rows were worth."""
+        if self.begun_at is not None:
+            return
         learner, a, c = self.learner, self.config.actor_critic, self.config
         self._set_rates(0.0, a.critic_lr)
         for _ in range(a.critic_first):
@@ -201,8 +203,7 @@ class DreamLearner:
         """One update of actor and critic on fresh dreams; `progress` in [0, 1] lowers the actor's rate to nothing."""
         c, learner = self.config, self.learner
         a = c.actor_critic
-        if self.begun_at is None:
-            self.begin()
+        self.begin()
         self._set_rates(a.lr * (1 - min(1.0, progress)), a.critic_lr)
         dreams = self._begun()
         first_step = dreams.starts.step.cpu().numpy()

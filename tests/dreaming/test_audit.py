@@ -242,16 +242,18 @@ def test_a_removed_fall_is_missed(hop_dreams, hops, hop_workers):
     end = int(np.argmin(hop_dreams[which].continuation))
     reward = hop_dreams[which].reward.copy()
     reward[end + 1 :] = 1.0
-    dreams = spoil(hop_dreams, which, continuation=np.ones(HORIZON, np.float32), reward=reward)
+    observation = hop_dreams[which].observation.copy()
+    observation[end + 1 :] = observation[end]  # still up
+    dreams = spoil(hop_dreams, which, continuation=np.ones(HORIZON, np.float32), reward=reward, observation=observation)
     part = report_of(dreams, hops, hop_workers).overall
     truth = report_of(hop_dreams, hops, hop_workers).overall.falls[-1]
     falls = part.falls[-1]
     assert (falls.hits, falls.missed, falls.false_alarms) == (truth.hits - 1, 1, 0)
     assert falls.recall == pytest.approx((truth.hits - 1) / truth.hits, abs=1e-6)
-    # The states were right, but the dream goes on collecting: that shows in the return, not in the reward by step.
+    # Rewards were right as long as it truly stood, but the dream goes on collecting: that shows in the return alone.
     assert part.reward_bias_per_step == 0.0
     assert part.reward_bias_per_dream == pytest.approx((HORIZON - end - 1) / 4)
-    assert not any(v for v in part.error.mean if v)
+    assert not any(v for v in part.error.mean[:end] if v)
 
 
 def test_an_invented_fall_is_a_false_alarm(box_dreams, boxes, box_workers):
@@ -490,6 +492,25 @@ def test_falls_counted_by_hand():
     assert (by_15.hits, by_15.false_alarms, by_15.missed, by_15.neither) == (0, 3, 1, 1)
     assert (by_20.hits, by_20.false_alarms, by_20.missed, by_20.neither) == (2, 1, 0, 1)
     assert (by_20.recall, by_20.precision, by_20.f1) == (1.0, pytest.approx(2 / 3, abs=1e-5), 0.8)
+
+
+def test_a_dream_falls_by_its_continuation_or_where_the_task_ends():
+    """The task ends beyond 1; a dream is padded with NaN, of which no rule says anything."""
+    alive = {"continuation": [0.99] * 4, "reward": [0.0] * 4, "true_reward": [0.0] * 4}
+    over, short = made_up(**alive, steps=3, fell=True), made_up(**alive, steps=4, fell=False)
+    over[0].observation[3] = 2.0
+    short = replace(short[0], **{k: getattr(short[0], k)[:3] for k in ("action", "reward", "continuation")},
+                    observation=short[0].observation[:4]), short[1]  # fmt: skip
+    dreams, truths = zip(over, short, strict=True)
+
+    def ended(vectors: np.ndarray) -> np.ndarray:
+        return ~(vectors[..., 0] <= 1.0)
+
+    for rule, (hits, missed) in ((None, (0, 1)), (ended, (1, 0))):
+        comparison = Comparison(dreams, truths, [[] for _ in dreams], np.ones(1), rule)
+        falls = comparison.judge("s", ["x"]).falls[-1]
+        assert (falls.hits, falls.missed, falls.false_alarms) == (hits, missed, 0)
+        assert comparison.falls[1].sum() == 0
 
 
 def test_falls_within_the_trust_horizon_counted_by_hand():
