@@ -104,9 +104,10 @@ class ActorCritic(nn.Module):
         self.bins: Tensor
         self.register_buffer("bins", twohot_bins())
         self.to(device_of(model))
-        self._optimise(warmup=100)
+        self.optimise(warmup=100)
 
-    def _optimise(self, warmup: int) -> None:
+    def optimise(self, warmup: int) -> None:
+        """A fresh optimiser."""
         groups = [{"params": list(part.parameters())} for part in (self.actor, self.critic)]
         self.optimizer = LaProp(groups, self.config.lr, warmup)
         self.step = SafeStep(self.optimizer)
@@ -118,7 +119,7 @@ class ActorCritic(nn.Module):
         size of the former hardly a step would be taken for a thousand updates.
         """
         self.clone.load_state_dict(self.actor.state_dict())
-        self._optimise(warmup=20)
+        self.optimise(warmup=20)
 
     def appraisal_loss(self, feat: Tensor, context: Tensor, known: Tensor, returns: Tensor) -> Tensor:
         """The critic's loss (scalar) on states of logs.

@@ -325,12 +325,14 @@ class DreamPhase:
         return self._finish()
 
     def _judge(self, score: Score, tried: Begun) -> tuple[float, float]:
-        """Keeps the policy that was tried if it is the best so far."""
+        """Keeps the policy that was tried if it is the best so far; if it is clearly worse, the best is gone back to."""
         night, state = self.night, self.state
         kept = state.best_score is None or score.rank > (state.best_score, state.best_return)
         if kept:
             state.best_score, state.best_return = score.rank
             night.save_policy(BEST, tried.learner, tried.updates)
+        elif self._dreamt[1] and state.best_score is not None and score.clearly_below(state.best_score):
+            self.dreamer.go_back(night.saved(BEST)["learner"])
         scores = {"logged": score.nominal, **score.scenarios}
         seconds = round(night.earlier_s + night.budget.elapsed(), 2)
         state.selection.append({"seconds": seconds, "scores": scores, "kept": kept})

@@ -199,6 +199,11 @@ class DreamLearner:
         learner.begin()
         self.begun_at = self.updates
 
+    def go_back(self, learner: dict[str, Any]) -> None:
+        """To actor and critic as they were; what made them worse since is forgotten by the optimiser too."""
+        self.learner.load_state_dict(learner)
+        self.learner.optimise(warmup=20)
+
     def dream(self, progress: float) -> dict[str, float]:
         """One update of actor and critic on fresh dreams; `progress` in [0, 1] lowers the actor's rate to nothing."""
         c, learner = self.config, self.learner

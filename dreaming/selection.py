@@ -21,6 +21,7 @@ from envs.workers import Workers, put
 SELECTION_SEEDS = 3_000_000  # seeds from here on; logs use those below 1,000,000, survival those from 5,000,000 on
 AUDIT_SEEDS = 4_000_000
 SURVIVAL_SEEDS = 5_000_000
+CLEARLY = 2.0  # standard errors, for a policy to count as worse than the best one
 # Worlds a scenario (twice as many inside the logs' physics), and the trials that there must be time for. Of many trials
 # in few worlds the best one is the luckiest: long nights try in more.
 DRAWS = {96: 20, 48: 20, 24: 20, 12: 3, 8: 3, 4: 3}
@@ -33,6 +34,11 @@ class Score:
     nominal: float
     scenarios: dict[str, float]
     returned: float  # mean over all worlds
+    error: float = 0.0  # standard, of `total`
+
+    def clearly_below(self, best: float) -> bool:
+        """Whether luck does not explain that this is worse than another policy's total."""
+        return self.total < best - CLEARLY * self.error
 
     @property
     def rank(self) -> tuple[float, float]:
@@ -66,9 +72,19 @@ class Selector:
         by_scenario: dict[str, list[float]] = {}
         for result in results:
             by_scenario.setdefault(result.scenario, []).append(1.0 - result.failure_rate)
-        nominal = float(np.mean(by_scenario.pop("logged")))
+        logged = by_scenario.pop("logged")
         returned = float(np.mean([result.return_mean for result in results]))
-        return Score(nominal, {name: float(np.mean(rates)) for name, rates in by_scenario.items()}, returned)
+        rates = {name: float(np.mean(found)) for name, found in by_scenario.items()}
+        variance = _variance(logged)
+        if rates:
+            variance = 0.25 * (variance + sum(map(_variance, by_scenario.values())) / len(rates) ** 2)
+        return Score(float(np.mean(logged)), rates, returned, math.sqrt(variance))
+
+
+def _variance(survived: Sequence[float]) -> float:
+    """Of the mean of so many zeros and ones, never 0: where all are alike, the next one may not be (Laplace's rule)."""
+    share = (sum(survived) + 1) / (len(survived) + 2)
+    return share * (1 - share) / len(survived)
 
 
 def some_steps(workers: Workers, _tell: Tell, policy: Policy, physics: Physics, steps: int) -> None:

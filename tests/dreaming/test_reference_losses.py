@@ -50,7 +50,7 @@ def learner_of(recording: Recording, model: WorldModel, weights: str) -> ActorCr
     learner.scale.low.copy_(recording["low"])
     learner.scale.high.copy_(recording["high"])
     learner.scale.started.fill_(1)
-    learner._optimise(warmup=2)
+    learner.optimise(warmup=2)
     return learner
 
 
