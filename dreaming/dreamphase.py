@@ -325,7 +325,7 @@ class DreamPhase:
         return self._finish()
 
     def _judge(self, score: Score, tried: Begun) -> tuple[float, float]:
-        """Keeps the policy that was tried if it is the best so far; if it is clearly worse, the best is gone back to."""
+        """Keeps the policy that was tried if it is the best so far; from a clearly worse one, goes back to the best."""
         night, state = self.night, self.state
         kept = state.best_score is None or score.rank > (state.best_score, state.best_return)
         if kept:

@@ -1,3 +1,4 @@
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -168,6 +169,23 @@ def test_the_critic_knows_what_logs_paid_before_the_first_dream(model, tmp_path)
         value = twohot_mean(logits, learner.learner.bins)
     assert value.mean().item() == pytest.approx(10.0, rel=0.05)
     assert all(torch.equal(a, b) for a, b in zip(cloned, learner.learner.actor.parameters(), strict=True))
+
+
+def test_going_back_is_to_actor_and_critic_as_they_were(model, tmp_path):
+    replay = some_logs(tmp_path)
+    model.set_statistics(replay.statistics())
+    config = DreamConfig(ActorCriticConfig(SMALL.actor, 16, 1, critic_first=1), horizon=4, dreams=16, batch=2, length=8)
+    learner = DreamLearner(model, replay, "push-box", Physics(), [], 20.0, config)
+    learner.clone(0.0)
+    learner.dream(0.0)
+    before = deepcopy(learner.learner.state_dict())
+    for _ in range(3):
+        learner.dream(0.0)
+    assert any(not torch.equal(before[name], value) for name, value in learner.learner.state_dict().items())
+    learner.go_back(before)
+    assert all(torch.equal(before[name], value) for name, value in learner.learner.state_dict().items())
+    assert not learner.learner.optimizer.state and learner.updates == 4
+    learner.dream(0.5)
 
 
 @pytest.mark.parametrize("told", [True, False])

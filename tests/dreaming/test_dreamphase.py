@@ -1,6 +1,7 @@
 """The dream phase; whole nights with it are in test_night.py."""
 
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -8,9 +9,10 @@ import pytest
 from dreaming.beside import LostError
 from dreaming.clock import Budget, Share
 from dreaming.dreamphase import DreamPhase
+from dreaming.evaluate import CellResult
 from dreaming.run import BEST, LATEST, Progress
 from dreaming.scenario import Scenario
-from dreaming.selection import Score, affordable_draws, some_steps
+from dreaming.selection import Score, Selector, affordable_draws, some_steps
 from envs import registry
 from envs.workers import Workers
 
@@ -139,8 +141,35 @@ def phase_with(helper: Told, seconds: float = 100.0):
     return phase, kept
 
 
-def scored(*values: float) -> list[Score]:
-    return [Score(value, {"ice": value}, 0.0) for value in values]
+def scored(*values: float, error: float = 1.0) -> list[Score]:
+    return [Score(value, {"ice": value}, 0.0, error) for value in values]
+
+
+def test_how_sure_a_trial_is_by_hand():
+    """Of four episodes three survive, and both of the one scenario's: (3 + 1) / 6 and (2 + 1) / 4 by Laplace's rule."""
+
+    class Workers:
+        task = "push-box"
+
+    selector = Selector("push-box", [ICE], registry.nominal("push-box"), 2)
+    results = [CellResult(name, label, {}, [1], [failed], [False], [1.0], [0.0], [80])
+               for (name, label, _), failed in zip(selector.cells, [0, 0, 0, 1, 0, 0], strict=True)]  # fmt: skip
+    with patch("dreaming.selection.evaluate", lambda *_: results):
+        score = selector.score(Workers, lambda text: None, None)  # pyright: ignore[reportArgumentType]
+    assert (score.nominal, score.scenarios, score.total) == (0.75, {"ice": 1.0}, 0.875)
+    assert score.error == pytest.approx(0.5 * (2 / 3 * 1 / 3 / 4 + 3 / 4 * 1 / 4 / 2) ** 0.5)
+    assert score.clearly_below(0.875 + 2.01 * score.error) and not score.clearly_below(0.875 + 1.99 * score.error)
+
+
+def test_a_policy_that_got_clearly_worse_is_given_up_for_the_best():
+    """Tried every ten seconds: .5 is a beginning, .6 the best, .5 may be luck, and .2 is not."""
+    phase, kept = phase_with(Told(scored(0.5, 0.6, 0.5, 0.2, 0.5, error=0.1), beside=False), seconds=100.0)
+    phase._audits, given = 2, []
+    phase.dreamer.go_back = lambda learner: given.append((phase.dreamer.updates, learner))
+    phase.night.saved = lambda name: {"learner": f"{name} of {[u for n, _, u, _ in kept if n == BEST][-1]} updates"}
+    phase._updates(phase._between)
+    (gone_back,) = given
+    assert gone_back == (76, "policy-best of 56 updates")
 
 
 def test_of_policies_that_fail_as_seldom_the_one_that_earns_more_is_kept():
