@@ -29,6 +29,7 @@ ENVS = 32
 SELECTION_SHARE = 0.15  # of the phase
 BESIDE_SHARE = 0.5  # of the phase, for trials that cost dreaming no time
 SLACK = 1.25  # a trial beside dreaming is given the time it took alone, and this times as many updates
+BEGINNING_SHARE = 0.1  # of the phase, at most, for the critic's first lesson
 AUDIT_SHARE = 0.04  # of the phase, for each of the two audits
 MOST_DREAMS = 8  # a scenario, in such an audit
 SAVE_EVERY_S = 60.0
@@ -154,7 +155,9 @@ class DreamPhase:
     def _updates(self, between) -> None:
         """Dream and learn until the phase's time, less that of the last trial, is over, and once in any case."""
         saved, dreamer, dreamt = self._now(), self.dreamer, False
-        dreamer.begin()  # here, as it is no part of what an update takes
+        begun, stop = self._now(), self.phase.budget.stop
+        # Here, as it is no part of what an update takes.
+        dreamer.begin(lambda: stop.is_set() or self._now() - begun > BEGINNING_SHARE * self.phase.seconds)
         while self.phase.left() > 1.05 * self._cost[TRIAL] or not dreamt:
             begun = self._now()
             values, dreamt = dreamer.dream(min(1.0, self.phase.spent())), True

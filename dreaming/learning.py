@@ -1,6 +1,6 @@
 """What is learnt while dreaming: cloning first, then the actor-critic on dreams of the scenarios in turn."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -181,13 +181,19 @@ class DreamLearner:
         c = self.config
         return draw_starts(self.model, self.replay, c.view, count, c.batch, c.length, self.rng, c.told)
 
-    def begin(self) -> None:
-        """From cloning to dreaming, once: the clone is kept, and the critic learns what the logs' rows were worth."""
+    def begin(self, enough: Callable[[], bool] = lambda: False) -> None:
+        """From cloning to dreaming, once: the clone is kept, and the critic learns what the logs' rows were worth.
+
+        Args:
+            enough: asked before each of the critic's updates, whether to do without the rest of them.
+        """
         if self.begun_at is not None:
             return
         learner, a, c = self.learner, self.config.actor_critic, self.config
         self._set_rates(0.0, a.critic_lr)
         for _ in range(a.critic_first):
+            if enough():
+                break
             starts = self._starts(c.batch * c.length // 2)
             episode, step = (numbers.cpu().numpy() for numbers in (starts.episode, starts.step))
             returns = logged_returns(self.replay, episode, step, a.discount)

@@ -171,6 +171,17 @@ def test_the_critic_knows_what_logs_paid_before_the_first_dream(model, tmp_path)
     assert all(torch.equal(a, b) for a, b in zip(cloned, learner.learner.actor.parameters(), strict=True))
 
 
+def test_the_first_lesson_ends_when_there_is_no_time_for_it(model, tmp_path):
+    replay = some_logs(tmp_path)
+    model.set_statistics(replay.statistics())
+    config = DreamConfig(ActorCriticConfig(SMALL.actor, 16, 1, critic_first=10**9), horizon=4, dreams=16, batch=2)
+    learner = DreamLearner(model, replay, "push-box", Physics(), [], 20.0, config)
+    asked = iter([False, False, True])
+    learner.begin(lambda: next(asked))
+    assert learner.begun_at == 0 and next(asked, None) is None
+    learner.begin(lambda: pytest.fail("begun already"))
+
+
 def test_going_back_is_to_actor_and_critic_as_they_were(model, tmp_path):
     replay = some_logs(tmp_path)
     model.set_statistics(replay.statistics())

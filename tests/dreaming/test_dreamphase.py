@@ -21,7 +21,7 @@ def ended(skipped: int) -> Progress:
     """A phase's end, after so many updates that were not finite."""
     dreamer = SimpleNamespace(
         updates=30, imagined_steps=900, learner=SimpleNamespace(step=SimpleNamespace(skipped=skipped)),
-        begin=lambda: None, dream=lambda spent: {"imagined_return": 0.0},
+        begin=lambda enough: None, dream=lambda spent: {"imagined_return": 0.0},
     )  # fmt: skip
     night = SimpleNamespace(
         state=Progress(), searches=False, dreamer=dreamer, trainer=None, coverable=list, simulated=False,
@@ -46,7 +46,7 @@ def test_a_night_may_do_without_trials_and_audits_and_then_keeps_the_last_policy
     clock = iter(range(100))
     dreamer = SimpleNamespace(
         updates=0, imagined_steps=0, learner=SimpleNamespace(step=SimpleNamespace(skipped=0)), scenarios=[],
-        begin=lambda: None, dream=lambda spent: {"imagined_return": 0.0},
+        begin=lambda enough: None, dream=lambda spent: {"imagined_return": 0.0},
     )  # fmt: skip
     saved: list[str] = []
     night = SimpleNamespace(
@@ -97,7 +97,7 @@ class Policy:
         self.updates, self.imagined_steps, self.scenarios = 0, 0, [ICE]
         self.learner = SimpleNamespace(actor=0, step=SimpleNamespace(skipped=0), state_dict=dict)
 
-    def begin(self): ...
+    def begin(self, enough): ...
 
     def dream(self, spent):
         self.updates += 1

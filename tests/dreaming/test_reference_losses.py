@@ -26,6 +26,8 @@ CONFIG = ActorCriticConfig(
     entropy=3e-4,
     pull=0.0,
     lr=1e-3,
+    critic_lr=1e-3,
+    slow_rate=0.02,
 )
 
 

@@ -14,7 +14,7 @@ from dreaming.run import NightConfig, Progress, RunFolder
 def test_tasks_bring_their_own_settings():
     assert NightConfig.for_task("push-box").episodes == 1000
     hopper = NightConfig.for_task("hopper")
-    assert hopper.episodes == 400 and hopper.dream.actor_critic.pull == 0.1
+    assert hopper.episodes == 400 and hopper.dream.actor_critic.pull == 0.01
     assert NightConfig.for_task("a-robot-of-my-own").task == "a-robot-of-my-own"
 
 
