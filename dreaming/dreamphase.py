@@ -59,6 +59,7 @@ class DreamPhase:
         self.exploring = exploring(night, phase)  # None unless the night is to find what-ifs itself
         self.selector: Selector | None = None
         self._begun: Begun | None = None
+        self._ours = False  # whether the best policy is of this phase; an older one's critic is of another world model
         self._audits, self._dreams = 0, 0  # so far, and dreams a scenario in each
         self._cost = {TRIAL: 0.0, AUDIT: 0.0}  # seconds that one takes
         self._dreamt = 0.0, 0  # seconds, and the updates that took them
@@ -187,6 +188,7 @@ class DreamPhase:
             "cost": self._cost,
             "dreamt": self._dreamt,
             "since": self._now() - self._selected,
+            "ours": self._ours,
             "begun": self._begun.state_dict() if self._begun else None,
         }
         self.night.save_policy(LATEST, ledger=ledger)
@@ -194,7 +196,7 @@ class DreamPhase:
     def _go_on(self, ledger: dict[str, Any]) -> None:
         self._audits, self._cost, self._dreamt = ledger["audits"], dict(ledger["cost"]), tuple(ledger["dreamt"])
         self._selected = self._now() - ledger["since"]
-        self._dreams = ledger["dreams"]
+        self._dreams, self._ours = ledger["dreams"], ledger.get("ours", False)  # older ones lack it
         self._believe([s for s in self.coverable if s.name in ledger["scenarios"]])
         if begun := ledger["begun"]:
             learner = deepcopy(self.dreamer.learner)
@@ -334,7 +336,8 @@ class DreamPhase:
         if kept:
             state.best_score, state.best_return = score.rank
             night.save_policy(BEST, tried.learner, tried.updates)
-        elif self._dreamt[1] and state.best_score is not None and score.clearly_below(state.best_score):
+            self._ours = True
+        elif self._ours and score.clearly_below(state.best_score or 0.0):
             self.dreamer.go_back(night.saved(BEST)["learner"])
         scores = {"logged": score.nominal, **score.scenarios}
         seconds = round(night.earlier_s + night.budget.elapsed(), 2)

@@ -172,6 +172,17 @@ def test_a_policy_that_got_clearly_worse_is_given_up_for_the_best():
     assert gone_back == (76, "policy-best of 56 updates")
 
 
+def test_the_best_of_an_earlier_night_is_not_gone_back_to():
+    """Its critic is of the world model as it was then."""
+    phase, kept = phase_with(Told(scored(0.2, 0.1, 0.2, 0.1, 0.1, error=0.01), beside=False), seconds=100.0)
+    phase._audits, phase.state.best_score = 2, 0.9
+    phase.dreamer.go_back = lambda learner: pytest.fail("gone back")
+    phase._updates(phase._between)
+    assert len(phase.state.selection) >= 3 and not [name for name, *_ in kept if name == BEST]
+    ledger = [more["ledger"] for name, *_, more in kept if name == LATEST][-1]
+    assert ledger["ours"] is False
+
+
 def test_of_policies_that_fail_as_seldom_the_one_that_earns_more_is_kept():
     scores = [Score(1.0, {"ice": 0.5}, 10.0), Score(1.0, {"ice": 0.5}, 9.0), Score(0.5, {"ice": 1.0}, 12.0)]
     scores.append(Score(1.0, {"ice": 0.6}, 1.0))
