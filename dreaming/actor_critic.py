@@ -106,7 +106,7 @@ class ActorCritic(nn.Module):
         self.to(device_of(model))
         self.optimise(warmup=100)
 
-    def optimise(self, warmup: int) -> None:
+    def optimise(self, warmup: int = 20) -> None:
         """A fresh optimiser."""
         groups = [{"params": list(part.parameters())} for part in (self.actor, self.critic)]
         self.optimizer = LaProp(groups, self.config.lr, warmup)
@@ -119,7 +119,7 @@ class ActorCritic(nn.Module):
         size of the former hardly a step would be taken for a thousand updates.
         """
         self.clone.load_state_dict(self.actor.state_dict())
-        self.optimise(warmup=20)
+        self.optimise()
 
     def appraisal_loss(self, feat: Tensor, context: Tensor, known: Tensor, returns: Tensor) -> Tensor:
         """The critic's loss (scalar) on states of logs.

@@ -10,7 +10,6 @@ from dreaming.truth import Dream, Truth
 
 FALL_HORIZONS = (15, 50, 100)
 
-
 Rule = Callable[[np.ndarray], np.ndarray]  # of a task: whether it ends in failure in each of these states (..., D)
 
 

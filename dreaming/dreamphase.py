@@ -156,9 +156,8 @@ class DreamPhase:
     def _updates(self, between) -> None:
         """Dream and learn until the phase's time, less that of the last trial, is over, and once in any case."""
         saved, dreamer, dreamt = self._now(), self.dreamer, False
-        begun, stop = self._now(), self.phase.budget.stop
-        # Here, as it is no part of what an update takes.
-        dreamer.begin(lambda: stop.is_set() or self._now() - begun > BEGINNING_SHARE * self.phase.seconds)
+        stop, enough = self.phase.budget.stop, self._now() + BEGINNING_SHARE * self.phase.seconds
+        dreamer.begin(lambda: stop.is_set() or self._now() > enough)  # here, as it is no part of what an update takes
         while self.phase.left() > 1.05 * self._cost[TRIAL] or not dreamt:
             begun = self._now()
             values, dreamt = dreamer.dream(min(1.0, self.phase.spent())), True

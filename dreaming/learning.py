@@ -207,8 +207,10 @@ class DreamLearner:
 
     def go_back(self, learner: dict[str, Any]) -> None:
         """To actor and critic as they were; what made them worse since is forgotten by the optimiser too."""
+        skipped = self.learner.step.skipped  # told in the report
         self.learner.load_state_dict(learner)
-        self.learner.optimise(warmup=20)
+        self.learner.optimise()
+        self.learner.step.skipped = skipped
 
     def dream(self, progress: float) -> dict[str, float]:
         """One update of actor and critic on fresh dreams; `progress` in [0, 1] lowers the actor's rate to nothing."""

@@ -192,10 +192,12 @@ def test_going_back_is_to_actor_and_critic_as_they_were(model, tmp_path):
     before = deepcopy(learner.learner.state_dict())
     for _ in range(3):
         learner.dream(0.0)
+    learner.learner.step(torch.tensor(float("nan")))
     assert any(not torch.equal(before[name], value) for name, value in learner.learner.state_dict().items())
     learner.go_back(before)
     assert all(torch.equal(before[name], value) for name, value in learner.learner.state_dict().items())
     assert not learner.learner.optimizer.state and learner.updates == 4
+    assert learner.learner.step.skipped == 1  # the report tells of it all the same
     learner.dream(0.5)
 
 
