@@ -160,13 +160,18 @@ class Beside:
 
     def _start(self) -> None:
         # No daemon, as those may not have processes of their own; it watches this one instead, and ends with it.
-        self._alive.append(start_process(_serve, self._setting, self.hang_s + START_S, daemon=False))
-        self._ready = False
+        self._alive.append(start_process(_serve, self._setting, self.hang_s, daemon=False))
+        self._ready = False  # it has said nothing yet
 
     def _send(self) -> None:
-        assert self._asked is not None
         self._tries += 1
         self._counted, self._told, self._heard = 0, "", time.monotonic()
+        if self._ready:
+            self._deliver()
+
+    def _deliver(self) -> None:
+        """Only to a process that reads: writing to one that is still starting would wait for it."""
+        assert self._asked is not None
         try:
             self._alive[0][0].send_bytes(self._asked)
         except BlockingIOError:
@@ -184,8 +189,11 @@ class Beside:
         except (EOFError, OSError):
             self._died()
             return True
-        self._heard, self._ready = time.monotonic(), True
+        self._heard = time.monotonic()
         self.steps, self._counted = self.steps + steps - self._counted, steps
+        if not self._ready:
+            self._ready = True
+            self._deliver()
         return True
 
     def _died(self) -> None:

@@ -118,20 +118,27 @@ def poisoned(module: Any, name: str, first: int, last: int) -> Any:
     return patch.object(module, name, loss)
 
 
+def impatient(those: Any) -> Any:
+    """Theirs count as hung after HANG_S unless it is said otherwise."""
+    made = those.__init__
+
+    def init(self: Any, *given: Any, **named: Any) -> None:
+        made(self, *given, **{"hang_s": HANG_S, **named})
+
+    return patch.object(those, "__init__", init)
+
+
 def main(faults: set[str], arguments: list[str]) -> None:
     import dreaming.clock as clock
     import dreaming.night as night
     from dreaming import cli
     from dreaming.actor_critic import ActorCritic
+    from dreaming.beside import Beside
     from dreaming.commands import dream
     from envs.workers import Workers
     from worldmodel import trainer
 
     trouble = Trouble(faults, Path(arguments[arguments.index("--run") + 1]))
-    made = Workers.__init__
-
-    def workers(self: Workers, *given: Any, **named: Any) -> None:
-        made(self, *given, **{"hang_s": HANG_S, **named})
 
     class Night(dream.Night):
         def __init__(self, config, run, budget, listener, *rest) -> None:
@@ -150,7 +157,8 @@ def main(faults: set[str], arguments: list[str]) -> None:
     patches: list[Any] = [
         patch.object(dream, "Night", Night),
         patch.object(dream, "SHARES", [clock.Share(name, share) for name, share in SHARES.items()]),
-        patch.object(Workers, "__init__", workers),
+        impatient(Workers),
+        impatient(Beside),
         patch.object(os, "sched_getaffinity", lambda pid: {0, 1, 2}),
         patch.object(night, "LEAST_APART_S", 0.0),
         patch.object(night, "SAVE_EVERY_S", 2.0),

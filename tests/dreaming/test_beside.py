@@ -5,6 +5,7 @@ import signal
 import time
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from small_nights import Ears
@@ -46,6 +47,10 @@ def killed_if_first(workers, tell, marker: str) -> str:
         open(marker, "w").close()
         os.kill(os.getpid(), signal.SIGKILL)
     return "done"
+
+
+def width(workers, tell, layer: nn.Linear) -> int:
+    return layer.in_features
 
 
 def hung(workers, tell) -> None:
@@ -137,6 +142,32 @@ def test_work_that_hangs_twice_is_done_without(beside):
         " another took its place and began anew", " another took its place, and the work is done without",
     ]  # fmt: skip
     beside.hang_s = 60.0
+
+
+LARGE = nn.Linear(1_000_000, 1)  # more than a pipe takes before the other end reads
+
+
+def test_a_process_that_is_halted_while_idle_costs_no_more_than_a_hung_one():
+    with Beside(TASK, 1, hang_s=1.0) as beside:
+        beside.begin(steps_of, 1)
+        beside.result(quiet)
+        psutil.Process(beside._alive[0][1].pid).suspend()
+        beside.begin(width, LARGE)
+        assert beside.result(quiet) == 1_000_000
+        assert beside.troubles == [
+            "the process that tries and audits policies hung: it reads nothing for 1 s; another took its place and "
+            "began anew"
+        ]
+
+
+def test_work_is_begun_without_waiting_for_a_process_that_is_still_starting():
+    with Beside(TASK, 1, hang_s=1.0) as beside:
+        starting = psutil.Process(beside._alive[0][1].pid)
+        starting.suspend()
+        beside.begin(width, LARGE)
+        beside.look()
+        starting.resume()
+        assert beside.result(quiet) == 1_000_000 and not beside.troubles
 
 
 def test_whoever_waits_may_give_up(beside):
