@@ -16,6 +16,7 @@ from dreaming.auditing import LOGGED
 from dreaming.beside import LostError, Work
 from dreaming.clock import Phase
 from dreaming.exploring import exploring
+from dreaming.logged_returns import poor_and_good
 from dreaming.night import Night
 from dreaming.run import BEST, CLONE, LATEST
 from dreaming.scenario import Scenario
@@ -219,8 +220,8 @@ class DreamPhase:
         wait = math.ceil(SLACK * self._cost[kind] * updates / seconds) if seconds > 0 else 1
         self._hand_over(kind, deepcopy(self.dreamer.learner), self.dreamer.updates, self.dreamer.updates + max(1, wait))
 
-    def _finish(self) -> tuple[float, float] | None:
-        """Takes in what was handed over, waiting for it if it is late; the rank of a policy that was tried."""
+    def _finish(self) -> float | None:
+        """Takes in what was handed over, waiting for it if it is late; the score of a policy that was tried."""
         begun, self._begun = self._begun, None
         if begun is None:
             return None
@@ -237,7 +238,7 @@ class DreamPhase:
         finally:
             self.state.count(begun.kind, self.helper.steps - begun.steps)
             self._report_troubles()
-        rank = self._judge(found, begun) if isinstance(found, Score) else self._gate(found)
+        score = self._judge(found, begun) if isinstance(found, Score) else self._gate(found)
         now = self._now()
         if begun.kind == TRIAL:
             self._selected = now
@@ -245,7 +246,7 @@ class DreamPhase:
             self._cost[begun.kind] = now - begun.at
         elif now - asked > 0.1 * self._cost[begun.kind]:  # it takes longer beside dreaming than alone
             self._cost[begun.kind] += now - asked
-        return rank
+        return score
 
     def _ask(self, purpose: str, work: Work, *arguments: Any) -> Any:
         """What another work gives, waited for; None where it is done without."""
@@ -305,10 +306,10 @@ class DreamPhase:
         if not draws:
             max_steps, seconds = registry.task_class(task).max_steps, SELECTION_SHARE * self.phase.seconds
             draws = affordable_draws(self._seconds_a_step(), max_steps, len(tried), ENVS, seconds)
-        selector = Selector(task, tried, self.night.nominal, draws)
+        selector = Selector(task, tried, self.night.nominal, draws, poor_and_good(self.trainer.replay))
         if state.best_score is not None and state.best_worlds != selector.worlds:
             score = self._ask(TRIAL, selector.score, self.night.agent(BEST))
-            state.best_score, state.best_return = score.rank if score else (None, 0.0)
+            state.best_score = score.total if score else None
         state.best_worlds = selector.worlds
         self._selected = self._now()
         return selector
@@ -321,19 +322,19 @@ class DreamPhase:
             times.append(self._now())
         return max(0.0, (times[3] - times[2]) - (times[2] - times[1])) / steps
 
-    def _try(self) -> tuple[float, float] | None:
-        """Try the present policy in the simulator and wait for its rank; None if it was not tried."""
+    def _try(self) -> float | None:
+        """Try the present policy in the simulator and wait for its score; None if it was not tried."""
         if self.selector is None or self.night.budget.stop.is_set():
             return None
         self._hand_over(TRIAL, deepcopy(self.dreamer.learner), self.dreamer.updates, None)
         return self._finish()
 
-    def _judge(self, score: Score, tried: Begun) -> tuple[float, float]:
+    def _judge(self, score: Score, tried: Begun) -> float:
         """Keeps the policy that was tried if it is the best so far; from a clearly worse one, goes back to the best."""
         night, state = self.night, self.state
-        kept = state.best_score is None or score.rank > (state.best_score, state.best_return)
+        kept = state.best_score is None or score.total > state.best_score
         if kept:
-            state.best_score, state.best_return = score.rank
+            state.best_score = score.total
             night.save_policy(BEST, tried.learner, tried.updates)
             self._ours = True
         elif self._ours and score.clearly_below(state.best_score or 0.0):
@@ -343,7 +344,7 @@ class DreamPhase:
         state.selection.append({"seconds": seconds, "scores": scores, "kept": kept})
         night.metrics("selection", tried.updates, {**scores, "total": score.total}, always=True)
         night.save_progress()
-        return score.rank
+        return score.total
 
     # -- audit --------------------------------------------------------------------------------------------------------
 

@@ -66,7 +66,6 @@ class Progress:
     imagined_steps: int = 0
     updates: int = 0  # of the policy, over all nights
     best_score: float | None = None
-    best_return: float = 0.0  # beside that score; it decides between equal ones
     best_worlds: str = ""  # what the score was measured on; scores on other worlds do not compare
     refused: dict[str, str] = field(default_factory=dict)  # scenario: reason
     exploration: dict[str, Any] = field(default_factory=dict)  # what a night found that was to find its own what-ifs
@@ -168,7 +167,10 @@ class RunFolder:
         if not file.exists():
             return Progress()
         try:
-            return from_dict(Progress, json.loads(file.read_text()), str(file))
+            held = json.loads(file.read_text())
+            if isinstance(held, dict):
+                held.pop("best_return", None)  # of nights before; their scores are measured anew
+            return from_dict(Progress, held, str(file))
         except ValueError as error:
             raise UserError(f"{file} is not readable as JSON ({error}); move it away to begin the night anew") from None
 

@@ -33,58 +33,66 @@ class Score:
 
     nominal: float
     scenarios: dict[str, float]
-    returned: float  # mean over all worlds
+    total: float  # 0 to 1; of episodes, half is not to fail, and half what they earn
     error: float = 0.0  # standard, of `total`
 
     def clearly_below(self, best: float) -> bool:
         """Whether luck does not explain that this is worse than another policy's total."""
         return self.total < best - CLEARLY * self.error
 
-    @property
-    def rank(self) -> tuple[float, float]:
-        """Of policies that fail as seldom, the one that earns more is better."""
-        return self.total, self.returned
-
-    @property
-    def total(self) -> float:
-        """Half for what the robot already lives in, half for the what-ifs: neither may be paid for with the other."""
-        what_ifs = list(self.scenarios.values())
-        return self.nominal if not what_ifs else 0.5 * self.nominal + 0.5 * float(np.mean(what_ifs))
-
 
 class Selector:
-    """Tries policies in the same drawn worlds, always."""
+    """Tries policies in the same drawn worlds, always.
 
-    def __init__(self, task: str, scenarios: Sequence[Scenario], base: Physics, draws: int) -> None:
-        self.task, self.draws = task, draws
+    Trials have time for few worlds. Whether a policy failed there says little of it; how far it came, by what it
+    earned, says more.
+
+    Args:
+        earned: what a poor and what a good episode earns; 0 and 1 of what counts beside not to fail.
+    """
+
+    def __init__(
+        self, task: str, scenarios: Sequence[Scenario], base: Physics, draws: int, earned: tuple[float, float]
+    ) -> None:
+        self.task, self.draws, self.earned = task, draws, earned
         ranges, logged = registry.log_ranges(task), np.random.default_rng(SELECTION_SEEDS - 1)
         self.cells = [("logged", str(i), sample(ranges, base, logged)) for i in range(2 * draws)]
         for number, scenario in enumerate(scenarios):
             rng = np.random.default_rng([SELECTION_SEEDS, number])
             self.cells += [(scenario.name, str(i), scenario.sample(task, rng, base)) for i in range(draws)]
-        self.worlds = f"{draws} draws of logged, {', '.join(s.name for s in scenarios)}"
+        named = ", ".join(scenario.name for scenario in scenarios)
+        self.worlds = f"{draws} draws of logged, {named}; returns from {earned[0]:g} to {earned[1]:g}"
 
     def score(self, workers: Workers, tell: Tell, policy: Policy) -> Score:
         def on_episode(done: int, jobs: int) -> None:
             tell(f"trying the policy in the simulator: {done} of {jobs} episodes")
 
         results = evaluate(self.task, policy, self.cells, [SELECTION_SEEDS], workers, True, on_episode)
-        by_scenario: dict[str, list[float]] = {}
+        survived: dict[str, list[float]] = {}
+        worth: dict[str, list[float]] = {}
         for result in results:
-            by_scenario.setdefault(result.scenario, []).append(1.0 - result.failure_rate)
-        logged = by_scenario.pop("logged")
-        returned = float(np.mean([result.return_mean for result in results]))
-        rates = {name: float(np.mean(found)) for name, found in by_scenario.items()}
-        variance = _variance(logged)
-        if rates:
-            variance = 0.25 * (variance + sum(map(_variance, by_scenario.values())) / len(rates) ** 2)
-        return Score(float(np.mean(logged)), rates, returned, math.sqrt(variance))
+            survived.setdefault(result.scenario, []).append(1.0 - result.failure_rate)
+            worth.setdefault(result.scenario, []).append(self.worth(1.0 - result.failure_rate, result.return_mean))
+        rates = {name: float(np.mean(found)) for name, found in survived.items()}
+        inside, *what_ifs = [(float(np.mean(found)), _variance(found)) for found in worth.values()]
+        if not what_ifs:
+            return Score(rates.pop("logged"), rates, inside[0], math.sqrt(inside[1]))
+        # Half for what the robot already lives in, half for the what-ifs: neither may be paid for with the other.
+        total, variance = np.mean(what_ifs, axis=0)
+        error = 0.5 * math.sqrt(inside[1] + variance / len(what_ifs))
+        return Score(rates.pop("logged"), rates, 0.5 * inside[0] + 0.5 * float(total), error)
+
+    def worth(self, survived: float, returned: float) -> float:
+        """Of an episode, 0 to 1."""
+        poor, good = self.earned
+        return 0.5 * survived + 0.5 * float(np.clip((returned - poor) / max(good - poor, 1e-9), 0.0, 1.0))
 
 
-def _variance(survived: Sequence[float]) -> float:
-    """Of the mean of so many zeros and ones, never 0: where all are alike, the next one may not be (Laplace's rule)."""
-    share = (sum(survived) + 1) / (len(survived) + 2)
-    return share * (1 - share) / len(survived)
+def _variance(values: Sequence[float]) -> float:
+    """Of the mean of so many values from 0 to 1, at most, and never 0: where all are alike, the next one may not be
+    (Laplace's rule)."""
+    share = (sum(values) + 1) / (len(values) + 2)
+    return share * (1 - share) / len(values)
 
 
 def some_steps(workers: Workers, _tell: Tell, policy: Policy, physics: Physics, steps: int) -> None:

@@ -42,7 +42,7 @@ def training_section(report: Report) -> str:
             "<h3>Choosing the policy</h3>",
             paragraph(
                 "Failure rate in the simulator as dreaming went on, on seeds apart from those of the survival table. "
-                "A ring marks a policy that was kept."
+                "A ring marks a policy that was kept; half of what counts is to fail seldom, half to earn much."
             ),
             responsive(lambda width: _selection_chart(training.selection, width)),
         ]

@@ -1,5 +1,6 @@
 """The dream phase; whole nights with it are in test_night.py."""
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from unittest.mock import patch
 
@@ -142,23 +143,42 @@ def phase_with(helper: Told, seconds: float = 100.0):
 
 
 def scored(*values: float, error: float = 1.0) -> list[Score]:
-    return [Score(value, {"ice": value}, 0.0, error) for value in values]
+    return [Score(value, {"ice": value}, value, error) for value in values]
 
 
-def test_how_sure_a_trial_is_by_hand():
-    """Of four episodes three survive, and both of the one scenario's: (3 + 1) / 6 and (2 + 1) / 4 by Laplace's rule."""
+class Simulator:
+    task = "push-box"
 
-    class Workers:
-        task = "push-box"
 
-    selector = Selector("push-box", [ICE], registry.nominal("push-box"), 2)
-    results = [CellResult(name, label, {}, [1], [failed], [False], [1.0], [0.0], [80])
-               for (name, label, _), failed in zip(selector.cells, [0, 0, 0, 1, 0, 0], strict=True)]  # fmt: skip
+def score_of(failed: Sequence[int], returns: Sequence[float]) -> Score:
+    """Of four episodes in the logs' worlds and two on ice; 1 is a poor return, and 3 a good one."""
+    selector = Selector("push-box", [ICE], registry.nominal("push-box"), 2, (1.0, 3.0))
+    results = [
+        CellResult(name, label, {}, [1], [bool(fell)], [False], [returned], [0.0], [80])
+        for (name, label, _), fell, returned in zip(selector.cells, failed, returns, strict=True)
+    ]
     with patch("dreaming.selection.evaluate", lambda *_: results):
-        score = selector.score(Workers, lambda text: None, None)  # pyright: ignore[reportArgumentType]
-    assert (score.nominal, score.scenarios, score.total) == (0.75, {"ice": 1.0}, 0.875)
-    assert score.error == pytest.approx(0.5 * (2 / 3 * 1 / 3 / 4 + 3 / 4 * 1 / 4 / 2) ** 0.5)
-    assert score.clearly_below(0.875 + 2.01 * score.error) and not score.clearly_below(0.875 + 1.99 * score.error)
+        return selector.score(Simulator, lambda text: None, None)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_trial_by_hand():
+    """Of the four that are poor three survive, worth (3 * .5 + 0) / 4; those on ice do, one better than good."""
+    score = score_of([0, 0, 0, 1, 0, 0], [1.0, 1.0, 1.0, 0.0, 2.0, 9.0])
+    assert (score.nominal, score.scenarios) == (0.75, {"ice": 1.0})
+    inside, ice = 3 * 0.5 / 4, (0.75 + 1.0) / 2
+    assert score.total == pytest.approx(0.5 * inside + 0.5 * ice)
+    # Laplace's rule: as if there had been two more, one worth nothing and one worth all.
+    variances = [p * (1 - p) / n for p, n in (((4 * inside + 1) / 6, 4), ((2 * ice + 1) / 4, 2))]
+    assert score.error == pytest.approx(0.5 * sum(variances) ** 0.5)
+    better = score.total + 2 * score.error
+    assert score.clearly_below(better + 0.001) and not score.clearly_below(better - 0.001)
+
+
+def test_of_policies_that_fail_as_seldom_the_one_that_earns_more_is_better():
+    """That it came farther before it fell says something as well."""
+    failed = [0, 0, 0, 0, 0, 1]
+    assert score_of(failed, [2.0] * 5 + [1.5]).total > score_of(failed, [2.0] * 5 + [1.0]).total
+    assert score_of(failed, [2.0] * 6).total > score_of(failed, [1.0] + [2.0] * 5).total
 
 
 def test_a_policy_that_got_clearly_worse_is_given_up_for_the_best():
@@ -183,12 +203,11 @@ def test_the_best_of_an_earlier_night_is_not_gone_back_to():
     assert ledger["ours"] is False
 
 
-def test_of_policies_that_fail_as_seldom_the_one_that_earns_more_is_kept():
-    scores = [Score(1.0, {"ice": 0.5}, 10.0), Score(1.0, {"ice": 0.5}, 9.0), Score(0.5, {"ice": 1.0}, 12.0)]
-    scores.append(Score(1.0, {"ice": 0.6}, 1.0))
+def test_a_policy_is_kept_if_it_is_better_than_every_one_before():
+    scores = scored(0.5, 0.5, 0.4, 0.6)
     phase, kept = phase_with(Told(scores))
-    for score, count in zip(scores, (1, 1, 2, 3), strict=True):
-        assert phase._try() == score.rank
+    for score, count in zip(scores, (1, 1, 1, 2), strict=True):
+        assert phase._try() == score.total
         assert len(kept) == count
 
 

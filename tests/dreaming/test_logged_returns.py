@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from dreaming.logged_returns import logged_returns
+from dreaming.logged_returns import logged_returns, poor_and_good
 
 
 def replay_of(*episodes: tuple[list[float], bool]) -> SimpleNamespace:
@@ -15,6 +15,7 @@ def replay_of(*episodes: tuple[list[float], bool]) -> SimpleNamespace:
         reader=SimpleNamespace(rows={"reward": np.concatenate(rewards).astype(np.float32)}),
         start=np.cumsum([0, *(len(r) for r in rewards[:-1])]),
         length=np.array([len(paid) for paid, _ in episodes]),
+        episodes=np.arange(len(episodes)),
         terminated=np.array([over for _, over in episodes]),
     )
 
@@ -47,3 +48,10 @@ def test_an_episode_of_no_step_and_the_last_one_of_a_log():
     replay = replay_of(([], False), ([5.0], False))
     assert of(replay, 0, 0, 0.9) == 0.0
     assert of(replay, 1, 0, 0.9) == pytest.approx(50.0)
+
+
+def test_poor_and_good_episodes():
+    replay = replay_of(*[([float(k)] * 2, False) for k in range(21)])  # returns of 0, 2, ... 40
+    assert poor_and_good(replay) == pytest.approx((2.0, 38.0))
+    replay.episodes = np.array([3, 3])
+    assert poor_and_good(replay) == (6.0, 6.0)

@@ -33,6 +33,11 @@ def test_a_world_models_run_becomes_a_nights(tmp_path):
     )
 
 
+def test_progress_of_older_nights_goes_on(tmp_path):
+    (tmp_path / "progress.json").write_text('{"nights": 2, "best_score": 0.5, "best_return": 7.0}')
+    assert RunFolder(tmp_path).progress() == Progress(nights=2, best_score=0.5)
+
+
 def test_progress_comes_back(tmp_path):
     run = RunFolder(tmp_path)
     assert run.progress() == Progress()
