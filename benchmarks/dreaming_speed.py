@@ -27,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from configs import from_dict, packaged
-from dreaming.dreamphase import DreamPhase
+from dreaming.checks import Checks
 from dreaming.learning import DreamLearner
 from dreaming.run import NightConfig
 from dreaming.scenario import load_scenarios
@@ -229,18 +229,16 @@ def phase(options: Dreaming, folder: Path) -> dict[str, Any]:
     for name in ("learn", "clone"):
         night(config, run, name, options.phase_s / 4)
     found = Parts(time.process_time)
-    before = {name: getattr(DreamPhase, name) for name in ("_audit", "_select")}
-    update = DreamLearner.dream
-    for name, part in (("_audit", "audits"), ("_select", "trials")):
-        found.watch(DreamPhase, name, part)
-    found.watch(DreamLearner, "dream", "updates")
+    watched = [(Checks, "audit", "audits"), (Checks, "try_policy", "trials"), (DreamLearner, "dream", "updates")]
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in watched]
+    for owner, name, part in watched:
+        found.watch(owner, name, part)
     begun = time.process_time()
     try:
         state = night(config, run, "dream", options.phase_s).state
     finally:
-        DreamLearner.dream = update
-        for name, work in before.items():
-            setattr(DreamPhase, name, work)
+        for owner, name, work in before:
+            setattr(owner, name, work)
     total = time.process_time() - begun
     shares = {part: spent / total for part, spent in found.spent.items()}
     return {

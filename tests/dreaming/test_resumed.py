@@ -10,7 +10,7 @@ import pytest
 import torch
 from small_nights import Ears, small_config
 
-from dreaming import dreamphase, night
+from dreaming import checks, dreamphase, night
 from dreaming.auditing import Auditor
 from dreaming.clock import Budget, Share
 from dreaming.dreamphase import dream
@@ -80,7 +80,7 @@ def quick(patch) -> None:
     patch.setattr(night, "SAVE_EVERY_S", SAVE_EVERY_S)
     patch.setattr(dreamphase, "SAVE_EVERY_S", SAVE_EVERY_S)
     patch.setattr(dreamphase, "ENVS", 4)
-    patch.setattr(dreamphase, "affordable_draws", lambda *_: 2)
+    patch.setattr(checks, "affordable_draws", lambda *_: 2)
     patch.setattr(Auditor, "affordable", lambda *_, **__: 2)
 
 
