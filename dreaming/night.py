@@ -37,9 +37,9 @@ from worldmodel.trainer import Trainer
 
 SHARES = (
     Share("record", 0.10),
-    Share("learn", 0.36),
-    Share("clone", 0.06),
-    Share("dream", 0.30),
+    Share("learn", 0.34),
+    Share("clone", 0.10, most=900.0),
+    Share("dream", 0.28),
     Share("audit", 0.04, least=6.0, most=240.0),
     Share("survival", 0.11, least=10.0, most=1800.0),
     Share("report", 0.03, least=14.0, most=60.0),
