@@ -229,7 +229,8 @@ def phase(options: Dreaming, folder: Path) -> dict[str, Any]:
     for name in ("learn", "clone"):
         night(config, run, name, options.phase_s / 4)
     found = Parts(time.process_time)
-    watched = [(Checks, "audit", "audits"), (Checks, "try_policy", "trials"), (DreamLearner, "dream", "updates")]
+    watched: list[tuple[type, str, str]] = [(DreamLearner, "dream", "updates"), (Checks, "audit", "audits")]
+    watched += [(Checks, "select", "trials"), (Checks, "try_policy", "trials")]
     before = [(owner, name, getattr(owner, name)) for owner, name, _ in watched]
     for owner, name, part in watched:
         found.watch(owner, name, part)

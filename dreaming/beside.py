@@ -134,7 +134,8 @@ class Beside:
         self._send()
 
     def look(self) -> None:
-        """Takes in what the process has said so far, and replaces one that is dead; never waits."""
+        """Takes in what the process has said so far, and replaces one that is dead; waits for one alone that hangs as
+        it is handed its work."""
         while self._asked is not None and self._answer is None and self._tries <= TRIES and self._read(0.0):
             pass
 

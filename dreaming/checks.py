@@ -16,7 +16,7 @@ from dreaming.audit_report import AuditReport
 from dreaming.auditing import LOGGED
 from dreaming.beside import Beside, Here, LostError, Work
 from dreaming.clock import Phase
-from dreaming.logged_returns import poor_and_good
+from dreaming.logged_returns import poor_and_excellent
 from dreaming.night import Night
 from dreaming.run import BEST
 from dreaming.scenario import Scenario
@@ -206,12 +206,15 @@ class Checks:
     # -- selection ----------------------------------------------------------------------------------------------------
 
     def select(self, draws: int | None = None) -> None:
-        """Begins to, by trials in so many worlds a scenario; None or 0: in as many as the time allows for."""
+        """Begins to, by trials in so many worlds a scenario; None or 0: in as many as the time allows for.
+
+        What was the best so far is tried once more if that was in other worlds.
+        """
         task, state = self.night.config.task, self.state
         if not draws:
             max_steps, seconds = registry.task_class(task).max_steps, SELECTION_SHARE * self.phase.seconds
             draws = affordable_draws(self._seconds_a_step(), max_steps, len(self.tried), ENVS, seconds)
-        earned = poor_and_good(self.night.trainer.replay)
+        earned = poor_and_excellent(self.night.trainer.replay)
         self.selector = selector = Selector(task, self.tried, self.night.nominal, draws, earned)
         if state.best_score is not None and state.best_worlds != selector.worlds:
             score = self._ask(TRIAL, selector.score, self.night.agent(BEST))

@@ -97,7 +97,8 @@ class Budget:
         rest = 1.0 - before.elapsed / before.seconds if before.seconds > 0 else 0.0
         if left == before.left or rest <= 0:
             return Phase(self, name, before.seconds, before.elapsed)
-        seconds = allot(left, [replace(this, share=rest * this.share), *later])[name] / rest
+        ahead = replace(this, share=rest * this.share, least=rest * this.least, most=rest * this.most)
+        seconds = allot(left, [ahead, *later])[name] / rest
         return Phase(self, name, seconds, (1.0 - rest) * seconds)
 
     def ask_to_stop(self, reason: str, number: int = 0) -> None:

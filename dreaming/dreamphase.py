@@ -38,7 +38,7 @@ class DreamPhase:
         surveyors = helper.workers or (night.workers(ENVS) if self.exploring else None)
         try:
             self._explore(surveyors)
-            found = self.exploring.exploration.trials() if self.exploring else []
+            found = self.exploring.exploration.trials() if self.exploring and night.config.select else []
             checks = Checks(night, self.phase, helper, self.coverable, self.coverable + found, self._believe)
             self.checks = checks
             self._begin()

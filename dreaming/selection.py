@@ -48,7 +48,8 @@ class Selector:
     earned, says more.
 
     Args:
-        earned: what a poor and what a good episode earns; 0 and 1 of what counts beside not to fail.
+        earned: what a poor and what an excellent episode earns, for 0 and 1 of what counts beside not to fail. Where
+            they are the same, returns say nothing, and not to fail is all.
     """
 
     def __init__(
@@ -84,8 +85,11 @@ class Selector:
 
     def worth(self, survived: float, returned: float) -> float:
         """Of an episode, 0 to 1."""
-        poor, good = self.earned
-        return 0.5 * survived + 0.5 * float(np.clip((returned - poor) / max(good - poor, 1e-9), 0.0, 1.0))
+        poor, excellent = self.earned
+        if math.isclose(poor, excellent, rel_tol=1e-6):
+            return survived
+        share = (returned - poor) / (excellent - poor) if math.isfinite(returned) else 0.0
+        return 0.5 * survived + 0.5 * float(np.clip(share, 0.0, 1.0))
 
 
 def _variance(values: Sequence[float]) -> float:

@@ -267,7 +267,7 @@ def start_process(
     """A process that runs `target(connection, *arguments)`, and our end of that connection.
 
     It gets one thread, and is not interrupted before it has said what it does about that. Sending to it raises
-    BlockingIOError if it does not read for `hang_s` seconds.
+    BlockingIOError if it does not read for `hang_s` seconds, or for twice as long where some of a message went through.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()

@@ -129,11 +129,11 @@ def impatient(those: Any) -> Any:
 
 
 def main(faults: set[str], arguments: list[str]) -> None:
+    import dreaming.beside as beside
     import dreaming.clock as clock
     import dreaming.night as night
     from dreaming import cli
     from dreaming.actor_critic import ActorCritic
-    from dreaming.beside import Beside
     from dreaming.commands import dream
     from envs.workers import Workers
     from worldmodel import trainer
@@ -158,7 +158,8 @@ def main(faults: set[str], arguments: list[str]) -> None:
         patch.object(dream, "Night", Night),
         patch.object(dream, "SHARES", [clock.Share(name, share) for name, share in SHARES.items()]),
         impatient(Workers),
-        impatient(Beside),
+        impatient(beside.Beside),
+        patch.object(beside, "START_S", HANG_S),  # beyond that, for it to start
         patch.object(os, "sched_getaffinity", lambda pid: {0, 1, 2}),
         patch.object(night, "LEAST_APART_S", 0.0),
         patch.object(night, "SAVE_EVERY_S", 2.0),

@@ -78,8 +78,10 @@ def phase_with(helper: Told, seconds: float = 100.0):
 
     dreamer.dream = dream
     night = SimpleNamespace(
-        state=Progress(), searches=False, dreamer=dreamer, trainer=None, simulated=True, earlier_s=0.0, device=None,
-        coverable=lambda: [ICE], config=SimpleNamespace(select=True, gate=True, dream=SimpleNamespace(horizon=5)),
+        state=Progress(), searches=False, dreamer=dreamer, trainer=SimpleNamespace(replay=None), simulated=True,
+        earlier_s=0.0, device=None, nominal=registry.nominal("push-box"), agent=lambda name: f"the {name}",
+        config=SimpleNamespace(task="push-box", select=True, gate=True, dream=SimpleNamespace(horizon=5)),
+        coverable=lambda: [ICE],
         helper=lambda *_: helper, tick=lambda *_: None, metrics=lambda *_, **__: None,
         auditor=lambda actor: SimpleNamespace(examine=None), listener=SimpleNamespace(note=lambda text: None),
         save_progress=lambda: None,
@@ -104,7 +106,7 @@ class Simulator:
 
 
 def score_of(failed: Sequence[int], returns: Sequence[float]) -> Score:
-    """Of four episodes in the logs' worlds and two on ice; 1 is a poor return, and 3 a good one."""
+    """Of four episodes in the logs' worlds and two on ice; 1 is a poor return, and 3 an excellent one."""
     selector = Selector("push-box", [ICE], registry.nominal("push-box"), 2, (1.0, 3.0))
     results = [
         CellResult(name, label, {}, [1], [bool(fell)], [False], [returned], [0.0], [80])
@@ -115,7 +117,7 @@ def score_of(failed: Sequence[int], returns: Sequence[float]) -> Score:
 
 
 def test_a_trial_by_hand():
-    """Of the four that are poor three survive, worth (3 * .5 + 0) / 4; those on ice do, one better than good."""
+    """Of the four that are poor three survive, worth (3 * .5 + 0) / 4; those on ice do, one more than excellent."""
     score = score_of([0, 0, 0, 1, 0, 0], [1.0, 1.0, 1.0, 0.0, 2.0, 9.0])
     assert (score.nominal, score.scenarios) == (0.75, {"ice": 1.0})
     inside, ice = 3 * 0.5 / 4, (0.75 + 1.0) / 2
@@ -132,6 +134,31 @@ def test_of_policies_that_fail_as_seldom_the_one_that_earns_more_is_better():
     failed = [0, 0, 0, 0, 0, 1]
     assert score_of(failed, [2.0] * 5 + [1.5]).total > score_of(failed, [2.0] * 5 + [1.0]).total
     assert score_of(failed, [2.0] * 6).total > score_of(failed, [1.0] + [2.0] * 5).total
+
+
+def test_where_all_logs_earn_the_same_not_to_fail_is_all():
+    """80 times a float32's .1, added up in two ways, is no scale."""
+    selector = Selector("push-box", [], registry.nominal("push-box"), 1, (8.00000095, 8.00000012))
+    assert [selector.worth(1.0, 7.0), selector.worth(0.0, 9.0)] == [1.0, 0.0]
+
+
+def test_a_return_that_is_no_number_earns_nothing():
+    selector = Selector("push-box", [], registry.nominal("push-box"), 1, (-3.0, 1.0))
+    assert [selector.worth(1.0, r) for r in (float("nan"), float("inf"), 1.0)] == [0.5, 0.5, 1.0]
+
+
+@pytest.mark.parametrize("before", ["2 draws of logged, ice", "2 draws of logged, ice; returns from 1 to 3"])
+def test_the_best_so_far_is_tried_once_more_where_its_score_was_of_something_else(before):
+    """Scores of nights before say nothing of returns."""
+    helper = Told(scored(0.4))
+    phase, checks, _ = phase_with(helper)
+    phase.state.best_score, phase.state.best_worlds = 0.9, before
+    with patch("dreaming.checks.poor_and_excellent", lambda replay: (1.0, 3.0)):
+        checks.select(2)
+    same = "returns" in before
+    assert phase.state.best_score == (0.9 if same else 0.4)
+    assert helper.begun == ([] if same else [("the policy-best",)])
+    assert phase.state.best_worlds == "2 draws of logged, ice; returns from 1 to 3"
 
 
 def test_a_policy_that_got_clearly_worse_is_given_up_for_the_best():

@@ -86,6 +86,12 @@ def test_a_phase_that_was_cut_off_goes_on_where_it_was():
     assert longer.budget.phase("dream").seconds == pytest.approx(60)
 
 
+def test_the_most_and_the_least_of_a_phase_that_was_cut_off_are_its_own_in_all():
+    for share in (Share("clone", 0.9, most=40), Share("clone", 0.1, least=40)):
+        rest = Budget(200, [share, Share("dream", 0.5)], Hands()).phase("clone", Place(30.0, 40.0, 170.0))
+        assert rest.left() == pytest.approx(10) and rest.spent() == pytest.approx(0.75)
+
+
 def test_a_phase_that_was_cut_off_takes_what_later_ones_may_not():
     shares = [Share("dream", 0.8), Share("report", 0.2, most=20)]
     now = Hands()

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from dreaming.logged_returns import logged_returns, poor_and_good
+from dreaming.logged_returns import logged_returns, poor_and_excellent
 
 
 def replay_of(*episodes: tuple[list[float], bool]) -> SimpleNamespace:
@@ -50,8 +50,9 @@ def test_an_episode_of_no_step_and_the_last_one_of_a_log():
     assert of(replay, 1, 0, 0.9) == pytest.approx(50.0)
 
 
-def test_poor_and_good_episodes():
+def test_poor_and_excellent_episodes():
+    """Of 21 the second is poor, the last but one is good, and a quarter more is excellent."""
     replay = replay_of(*[([float(k)] * 2, False) for k in range(21)])  # returns of 0, 2, ... 40
-    assert poor_and_good(replay) == pytest.approx((2.0, 38.0))
+    assert poor_and_excellent(replay) == pytest.approx((2.0, 2.0 + 1.25 * 36.0))
     replay.episodes = np.array([3, 3])
-    assert poor_and_good(replay) == (6.0, 6.0)
+    assert poor_and_excellent(replay) == (6.0, 6.0)
