@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from dreaming.agent import Actor
+from dreaming.logged_returns import episode_return
 from worldmodel.episode import WAKE
 from worldmodel.model import WorldModel
 from worldmodel.replay import Batch, Replay
@@ -13,11 +14,9 @@ def good_episodes(replay: Replay, share: float = 0.7) -> list[int]:
 
     Demonstrations contain accidents; cloning them clones the accidents.
     """
-    rows = replay.reader.rows
 
     def merit(episode: int) -> tuple[bool, float]:
-        start, length = replay.start[episode], replay.length[episode]
-        return not replay.terminated[episode], float(rows["reward"][start : start + length].sum())
+        return not replay.terminated[episode], episode_return(replay, episode)
 
     shown = [int(e) for e in replay.episodes if WAKE not in replay.reader.episodes[e]["info"]]  # by a demonstrator
     best_first = sorted(shown, key=merit, reverse=True)

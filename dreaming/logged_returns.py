@@ -30,14 +30,18 @@ def logged_returns(replay: Replay, episode: np.ndarray, step: np.ndarray, discou
     return paid @ discount**ahead + np.where(over, 0.0, discount**known * lasting * rate)
 
 
+def episode_return(replay: Replay, episode: int) -> float:
+    """Undiscounted, of a whole episode of the log."""
+    start, length = replay.start[episode], replay.length[episode]
+    return float(replay.reader.rows["reward"][start : start + length].sum())
+
+
 def poor_and_excellent(replay: Replay, share: float = 0.05) -> tuple[float, float]:
     """Undiscounted returns: what this share of the logged episodes does not reach, and a quarter more than it exceeds.
 
     The quarter is for policies that do better than the logs.
     """
-    rewards = replay.reader.rows["reward"]
-    spans = zip(replay.start[replay.episodes], replay.length[replay.episodes], strict=True)
-    returns = [float(rewards[start : start + length].sum()) for start, length in spans]
+    returns = [episode_return(replay, int(episode)) for episode in replay.episodes]
     poor, good = np.quantile(returns, [share, 1 - share])
     return float(poor), float(poor + 1.25 * (good - poor))
 
