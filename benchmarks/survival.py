@@ -28,6 +28,7 @@ from dreaming.agent import View
 from dreaming.clock import Budget, Place, Share
 from dreaming.dreamphase import dream
 from dreaming.evaluate import CellResult, evaluate
+from dreaming.evening import clone, learn
 from dreaming.night import Night
 from dreaming.run import BEST, CLONE, NightConfig, RunFolder
 from dreaming.scenario import load_scenarios
@@ -138,7 +139,7 @@ def night(config: NightConfig, folder: Path, phase: str, seconds: float) -> Nigh
         run.create(config)
     budget = Budget(seconds - run.progress().seconds.get(phase, 0.0), [Share(phase, 1.0)], now=time.process_time)
     found = InOneProcess(config, run, budget, Quiet())
-    work = {"learn": found.learn, "clone": found.clone, "dream": lambda given: dream(found, given)}
+    work = {"learn": learn, "clone": clone, "dream": dream}
     found.phase(phase, work[phase])
     return found
 

@@ -14,7 +14,6 @@ from envs.workers import Workers
 from worldmodel import checkpoint
 
 BEGINNING_SHARE = 0.1  # of the phase, at most, for the critic's first lesson
-SAVE_EVERY_S = 60.0
 
 
 class DreamPhase:
@@ -133,7 +132,7 @@ class DreamPhase:
             text = f"{dreamer.imagined_steps:,} steps dreamt, return {values['imagined_return']:.1f}"
             self.night.tick(self.phase, text)
             self.night.metrics("dream", dreamer.updates, values)
-            if between() or self._now() - saved > SAVE_EVERY_S:
+            if between() or self._now() - saved > self.night.save_every_s:
                 self._save()
                 saved = self._now()
 

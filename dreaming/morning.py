@@ -12,7 +12,6 @@ from configs import UserError
 from dreaming import auditing
 from dreaming.audit import AuditReport
 from dreaming.clock import Phase
-from dreaming.dreamphase import dream
 from dreaming.evaluate import CellResult
 from dreaming.films import film, in_order
 from dreaming.findings import findings
@@ -24,7 +23,6 @@ from dreaming.run import BEST, CLONE, ZERO_STEP
 from dreaming.selection import AUDIT_SEEDS
 from dreaming.survival import Survival, cells_of, log_ranges, report_cells, try_policies
 from dreaming.truth import simulate
-from dreaming.wake import wake
 from envs.record import ExpertPolicy, Policy
 from envs.slots import SimulatorError, first_line
 from envs.workers import ProcessLostError, Workers
@@ -254,18 +252,3 @@ def _version() -> str:
 
 def _now() -> str:
     return datetime.now().astimezone().isoformat(timespec="seconds")
-
-
-def all_phases(night: Night) -> Path:
-    """The whole night in order. The report is written even if the user wants to stop."""
-    night.phase("record", night.record)
-    night.phase("learn", night.learn)
-    night.phase("clone", night.clone)
-    night.phase("dream", lambda phase: dream(night, phase))
-    night.phase("wake", lambda phase: wake(night, phase))
-    night.phase("dream again", lambda phase: dream(night, phase))
-    night.phase("audit", lambda phase: audit(night, phase))
-    night.phase("survival", lambda phase: survival(night, phase))
-    pages: list[Path] = []
-    night.phase("report", lambda phase: pages.append(report(night, phase)), even_if_stopped=True)
-    return pages[0]

@@ -1,4 +1,4 @@
-"""The night: logs, world model, cloning, dreams, audit, survival, report, inside a wall-clock budget.
+"""The night: phases inside a wall-clock budget, and what they share.
 
 Every phase goes on from what the run folder holds, so a night that was killed at any moment is continued by the same
 call. Simulator steps are counted by purpose: logs, selection, audit, survival; none is learnt from but the logs.
@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
-from configs import UserError, from_dict, packaged, to_dict
+from configs import from_dict, packaged, to_dict
 from dreaming.actor_critic import ActorCritic
 from dreaming.agent import Actor, Agent
 from dreaming.auditing import Auditor
@@ -19,20 +19,18 @@ from dreaming.beside import Beside, Here
 from dreaming.clock import Budget, Jumps, Phase, Place, Share
 from dreaming.exploration import found_scenarios
 from dreaming.learning import DreamLearner
-from dreaming.run import BEST, CLONE, LATEST, NightConfig, Progress, RunFolder, policy_state
-from dreaming.saving import Saving, no_space
+from dreaming.run import CLONE, LATEST, NightConfig, Progress, RunFolder, policy_state
+from dreaming.saving import Saving
 from dreaming.scenario import Scenario, asked, usual_world
 from envs import registry
 from envs.physics import Physics
-from envs.record import demonstrator, record
-from envs.slots import SimulatorError, first_line
-from envs.workers import ProcessLostError, Workers
-from worldmodel import checkpoint, results
+from envs.workers import Workers
+from worldmodel import checkpoint
 from worldmodel.device import CPU
 from worldmodel.model import ModelConfig
 from worldmodel.saved import NAME
 from worldmodel.speed import threads_for
-from worldmodel.storage import LogReader, LogWriter
+from worldmodel.storage import LogReader
 from worldmodel.trainer import Trainer
 
 SHARES = (
@@ -46,15 +44,11 @@ SHARES = (
 )
 # After dreaming, in a night with a wake.
 WAKE_SHARES = (Share("wake", 0.12), Share("dream again", 0.15))
-SAVE_EVERY_S = 60.0
 LOG_EVERY_S = 2.0
 MOST_ROWS = 3000  # of metrics that wait where the disk is full
-LOOK_EVERY_S, LOOK_SHARE = 60.0, 0.03  # at the held-out logs, as in train-world-model
 SAVED_AS = {"learn": NAME, "clone": CLONE, "dream": LATEST, "dream again": LATEST}  # phases that go on from their midst
-RECORDINGS = 4  # that may be begun, as simulators fail
 LEAST_APART_S = 30.0  # a phase, for its simulator to be given a process
 LEAST_BESIDE_S = 30.0  # in a shorter phase a process beside it would take too much of it to start
-FEWEST_LOGS = 20  # episodes that are recorded however short the night
 
 
 class Listener(Protocol):
@@ -68,6 +62,7 @@ class Listener(Protocol):
 
 class Night:
     one_process = False  # whether all its work has to be this process's
+    save_every_s = 60.0
 
     def __init__(
         self, config: NightConfig, run: RunFolder, budget: Budget, listener: Listener, device: torch.device = CPU
@@ -95,7 +90,7 @@ class Night:
 
     # -- phases -------------------------------------------------------------------------------------------------------
 
-    def phase(self, name: str, work: Callable[[Phase], None], even_if_stopped: bool = False) -> None:
+    def phase(self, name: str, work: Callable[["Night", Phase], None], even_if_stopped: bool = False) -> None:
         """Does the phase unless it is done, or the user wants to stop."""
         if name in self.state.done or (self.budget.stop.is_set() and not even_if_stopped):
             return
@@ -105,7 +100,7 @@ class Night:
         self.counted = phase.elapsed()
         self.listener.phase(name, phase.seconds - self.counted)
         try:
-            work(phase)
+            work(self, phase)
             if not self.budget.stop.is_set():
                 self.state.done.append(name)
         finally:
@@ -143,7 +138,7 @@ class Night:
         self.listener.progress(phase.spent() if share is None else share, text)
         if self._jumps is not None and (text := self._jumps.look()):
             self.warn(text)
-        if self.now() - self._saved > SAVE_EVERY_S:
+        if self.now() - self._saved > self.save_every_s:
             self._save_progress(phase)
 
     def metrics(self, phase: str, step: int, values: dict[str, Any], always: bool = False) -> None:
@@ -253,6 +248,10 @@ class Night:
         workers.told = self.warn
         return workers
 
+    def processes(self, phase: Phase) -> int:
+        """A simulator that crashes takes its process along: not this one, where there is the time to start another."""
+        return int(phase.seconds >= LEAST_APART_S)
+
     def helper(self, n_envs: int, seconds: float) -> Here | Beside:
         """Who tries and audits policies in a phase of so many seconds: a process beside it where a core would idle."""
         spare = _cores() - torch.get_num_threads()
@@ -292,109 +291,6 @@ class Night:
         if (waiting := self.saving.waiting(name)) is not None:
             return self.run.agent(waiting[3], waiting[4], device=self.device)
         return self.run.load_agent(name, device=self.device)
-
-    # -- record, learn, clone -----------------------------------------------------------------------------------------
-
-    def record(self, phase: Phase) -> None:
-        """Demonstrations under the task's default randomisation."""
-        task, wanted = self.config.task, self.config.episodes
-        if self.run.has_logs(self.config) and self._brought():
-            return
-        with LogWriter(self.run.episodes, registry.schema(task)) as writer:
-            for left in reversed(range(RECORDINGS)):
-                try:
-                    return self._record(phase, writer)
-                except (ProcessLostError, SimulatorError) as error:
-                    if not left:
-                        raise
-                    self.warn(f"recording went on with episode {len(writer)}: {first_line(error)}")
-                except UserError as error:
-                    if len(writer) < FEWEST_LOGS or not no_space(error):
-                        raise
-                    return self.warn(f"the disk is full: {len(writer)} of {wanted} episodes were recorded")
-
-    def _record(self, phase: Phase, writer: LogWriter) -> None:
-        task, wanted, begun = self.config.task, self.config.episodes, len(writer)
-        if begun >= wanted:
-            return
-        # A continued recording takes a seed of its own rather than repeat the first episodes.
-        seed, ranges = self.config.seed * 1000 + begun, registry.log_ranges(task)
-        # A simulator that crashes takes its process along: not this one, where there is the time to start another.
-        processes = int(phase.seconds >= LEAST_APART_S)
-        for episode in record(task, demonstrator(task, seed), wanted - begun, seed, ranges, processes=processes):
-            writer.append(episode)
-            self.state.count("logs", episode.length)
-            share = max(len(writer) / wanted, phase.spent())
-            self.tick(phase, f"{len(writer)} of {wanted} episodes", share)
-            if (phase.spent() >= 1 and len(writer) >= FEWEST_LOGS) or self.budget.stop.is_set():
-                return
-
-    def _brought(self) -> bool:
-        """Logs in the run's own folder that another command put there, a camera's say, stay as they are."""
-        from worldmodel.log_format import read_schema
-
-        return read_schema(self.run.episodes) != registry.schema(self.config.task)
-
-    def learn(self, phase: Phase) -> None:
-        trainer = self.trainer
-        saved, told = self.now(), 0
-        look_at = self.now() + min(LOOK_EVERY_S, phase.seconds / 4)
-        while (spent := phase.spent()) < 1 or not trainer.steps:  # on a busy machine a short phase may be over at once
-            losses = trainer.update(min(spent, 1.0))
-            self.tick(phase, f"step {trainer.steps:,}, loss {losses['loss']:.2f}")
-            self.metrics("world_model", trainer.steps, losses)
-            now = self.now()
-            if now > look_at and phase.left() > 5:
-                self.metrics("held_out", trainer.steps, results.scalars(trainer.evaluate()), always=True)
-                took = self.now() - now
-                look_at = self.now() + max(LOOK_EVERY_S, took / LOOK_SHARE)
-            for text in trainer.trouble[told:]:
-                self.warn(text)
-            told = len(trainer.trouble)
-            if now - saved > SAVE_EVERY_S:
-                self._save_model()
-                saved = self.now()
-        self._save_model()
-        for finding in trainer.diagnose():
-            self.warn(str(finding))
-        self._calibrate()
-        self._save_model()
-
-    def _save_model(self) -> None:
-        trainer = self.trainer
-        meta = {**trainer.meta(), **self.place()}
-        self.saving(NAME, checkpoint.save, self.run.checkpoints, NAME, trainer.steps, trainer.state_dict(), meta)
-
-    def _calibrate(self) -> None:
-        """How far its dreams can be trusted, where enough episodes were held out to say so."""
-        trust = self.config.dream.trust
-        try:
-            self.trainer.calibrate(trust.coverage, trust.tolerance)
-        except UserError as error:
-            if trust.acts:
-                raise
-            self.state.warn(f"dreams state no trust of their own: {error}")
-
-    def clone(self, phase: Phase) -> None:
-        """From the beginning, or from where this night was when it was killed."""
-        dreamer, folder = self.dreamer, self.run.checkpoints
-        updates, saved = 0, self.now()
-        if checkpoint.exists(folder, CLONE):
-            state, meta, _ = checkpoint.load(folder, CLONE)
-            if meta.get("night") == self.state.nights:
-                dreamer.load_state_dict(state["dreamer"])
-                updates = int(state.get("cloned", 0))
-        while (spent := phase.spent()) < 1 or not updates:
-            values = dreamer.clone(min(spent, 1.0))
-            updates += 1
-            self.tick(phase, f"{updates:,} updates, likelihood loss {values['imitation_loss']:.2f}")
-            self.metrics("clone", updates, values)
-            if self.now() - saved > SAVE_EVERY_S:
-                self.save_policy(CLONE, cloned=updates)
-                saved = self.now()
-        self.save_policy(CLONE, cloned=updates)
-        if "dream" not in {share.name for share in self.budget.shares}:
-            self.save_policy(BEST)
 
 
 def _cores() -> int:

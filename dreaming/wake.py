@@ -13,7 +13,8 @@ import numpy as np
 
 from configs import UserError
 from dreaming.clock import Phase
-from dreaming.night import LEAST_APART_S, Night
+from dreaming.evening import learn
+from dreaming.night import Night
 from dreaming.run import BEST, ZERO_STEP
 from dreaming.saving import no_space
 from dreaming.scenario import Scenario
@@ -45,7 +46,7 @@ def wake(night: Night, phase: Phase) -> None:
     if night.budget.stop.is_set():
         return
     night.look_at_logs_again()
-    night.learn(phase)
+    learn(night, phase)
     night.state.woken = night.state.nights + 1
 
 
@@ -88,8 +89,7 @@ def collect(night: Night, phase: Phase, targets: Sequence[Scenario]) -> None:
     task, number, wanted = night.config.task, night.state.nights, night.config.wake
     image = night.trainer.model.spaces.image
     policy = night.agent(BEST)
-    names = ", ".join(scenario.name for scenario in targets)
-    processes = int(phase.seconds >= LEAST_APART_S)  # as in the night's own recording
+    processes, names = night.processes(phase), ", ".join(scenario.name for scenario in targets)
 
     def draw(rng: np.random.Generator) -> Physics:
         return targets[int(rng.integers(len(targets)))].sample(task, rng, night.nominal)
@@ -101,7 +101,9 @@ def collect(night: Night, phase: Phase, targets: Sequence[Scenario]) -> None:
                 # No more at once than are sure to be wanted: every step that is simulated is kept, and counted.
                 count = min(16, max(1, (wanted - done) // registry.task_class(task).max_steps))
                 seed = WAKE_SEEDS + night.config.seed * 1000 + len(writer)
-                for episode in record(task, policy, count, seed, processes=processes, camera=image, draw=draw):
+                for episode in record(
+                    task, policy, count, seed, processes=processes, camera=image, draw=draw
+                ):
                     episode.info[WAKE] = number
                     writer.append(episode)
                     done += episode.length

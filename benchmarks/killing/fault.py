@@ -141,6 +141,8 @@ def main(faults: set[str], arguments: list[str]) -> None:
     trouble = Trouble(faults, Path(arguments[arguments.index("--run") + 1]))
 
     class Night(dream.Night):
+        save_every_s = 2.0
+
         def __init__(self, config, run, budget, listener, *rest) -> None:
             super().__init__(config, run, budget, listener, *rest)
             if "wall clock set" in faults:
@@ -162,7 +164,6 @@ def main(faults: set[str], arguments: list[str]) -> None:
         patch.object(beside, "START_S", HANG_S),  # beyond that, for it to start
         patch.object(os, "sched_getaffinity", lambda pid: {0, 1, 2}),
         patch.object(night, "LEAST_APART_S", 0.0),
-        patch.object(night, "SAVE_EVERY_S", 2.0),
         patch.object(clock, "LEAST_HALT_S", 6.0 if "process halted" in faults else clock.LEAST_HALT_S),
         patch.object(sys, "argv", ["dream", *arguments]),
     ]

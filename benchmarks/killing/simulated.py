@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from dreaming.clock import Budget
-from dreaming.morning import all_phases
 from dreaming.night import SHARES, Night
+from dreaming.phases import all_phases
 from dreaming.run import RunFolder
 
 STEPS = 200  # that a night has; the clock is set on by as much with each

@@ -12,8 +12,9 @@ from dreaming.clock import Budget, process_age, stop_on_signals
 from dreaming.console import NightScreen
 from dreaming.diskuse import most_bytes, stated
 from dreaming.exploration import MOST
-from dreaming.morning import all_phases, amend
+from dreaming.morning import amend
 from dreaming.night import SHARES, Night
+from dreaming.phases import all_phases
 from dreaming.report.data import Report
 from dreaming.report.summary import headline
 from dreaming.run import NightConfig, RunFolder

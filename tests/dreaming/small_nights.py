@@ -50,8 +50,8 @@ def small_config(task="push-box", **changed):
 def play(path: Path, seconds: float = SECONDS, **changed) -> tuple[Ears, float]:
     """One night, or what is left of it, in this process."""
     from dreaming.clock import Budget, Share
-    from dreaming.morning import all_phases
     from dreaming.night import Night
+    from dreaming.phases import all_phases
     from dreaming.run import RunFolder
 
     run, ears = RunFolder(path), Ears()

@@ -41,7 +41,7 @@ def night_of(run: RunFolder, seconds: float) -> Night:
 def test_a_night_finds_what_ifs_audits_them_and_goes_on_from_there(run):
     before = run.progress()
     night = night_of(run, 1.0)
-    night.phase("dream", lambda given: DreamPhase(night, given).run())
+    night.phase("dream", lambda night, given: DreamPhase(night, given).run())
     state = run.progress().exploration
     standing = [one for row in state["territory"]["standing"].values() for one in row]
     assert set(standing) - {UNKNOWN}  # cells were audited

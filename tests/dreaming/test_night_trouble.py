@@ -6,8 +6,9 @@ import pytest
 from small_nights import Ears, small_config
 
 from configs import UserError
-from dreaming import morning, night
+from dreaming import evening, morning, night
 from dreaming.clock import Budget, Share
+from dreaming.evening import record_logs
 from dreaming.run import RunFolder
 from envs.slots import SimulatorError
 from envs.workers import ProcessLostError
@@ -25,7 +26,7 @@ def sleeper(tmp_path, monkeypatch):
 
 def ends(after: int, errors: list[Exception]):
     """Recordings that end with these errors, one after another, each after so many episodes."""
-    honest = night.record
+    honest = evening.record
 
     def record(*arguments, **named):
         if not after:
@@ -40,8 +41,8 @@ def ends(after: int, errors: list[Exception]):
 
 def test_recording_goes_on_after_a_simulator_that_failed(sleeper, monkeypatch):
     errors = [ProcessLostError("simulator process 1 of 1 died (signal 11)"), SimulatorError("it failed:\nTraceback")]
-    monkeypatch.setattr(night, "record", ends(3, errors))
-    sleeper.phase("record", sleeper.record)
+    monkeypatch.setattr(evening, "record", ends(3, errors))
+    sleeper.phase("record", record_logs)
     assert sleeper.state.done == ["record"] and errors == []
     assert sleeper.state.warnings == sleeper.listener.notes == [
         "recording went on with episode 3: simulator process 1 of 1 died (signal 11)",
@@ -52,9 +53,9 @@ def test_recording_goes_on_after_a_simulator_that_failed(sleeper, monkeypatch):
 
 
 def test_a_simulator_that_always_fails_ends_the_night(sleeper, monkeypatch):
-    monkeypatch.setattr(night, "record", ends(0, [ProcessLostError(f"died of {i}") for i in range(9)]))
+    monkeypatch.setattr(evening, "record", ends(0, [ProcessLostError(f"died of {i}") for i in range(9)]))
     with pytest.raises(ProcessLostError):
-        sleeper.phase("record", sleeper.record)
+        sleeper.phase("record", record_logs)
     assert len(sleeper.state.warnings) == 3 and sleeper.state.done == []
 
 
@@ -68,11 +69,11 @@ def test_a_disk_that_is_full_while_recording(sleeper, monkeypatch, room):
         honest(writer, episode)
 
     monkeypatch.setattr(LogWriter, "append", append)
-    if room < night.FEWEST_LOGS:
+    if room < evening.FEWEST_LOGS:
         with pytest.raises(UserError, match="no space left"):
-            sleeper.phase("record", sleeper.record)
+            sleeper.phase("record", record_logs)
         return
-    sleeper.phase("record", sleeper.record)
+    sleeper.phase("record", record_logs)
     assert sleeper.state.done == ["record"] and len(LogReader(sleeper.run.episodes)) == room
     assert sleeper.state.warnings == ["the disk is full: 21 of 22 episodes were recorded"]
 

@@ -14,6 +14,7 @@ from dreaming import checks, dreamphase, night
 from dreaming.auditing import Auditor
 from dreaming.clock import Budget, Share
 from dreaming.dreamphase import dream
+from dreaming.evening import clone, learn
 from dreaming.learning import DreamConfig
 from dreaming.run import CLONE, LATEST, RunFolder
 from worldmodel import checkpoint
@@ -50,9 +51,9 @@ def played(run: RunFolder, clock: Clock) -> None:
     shares = [Share(name, share) for name, share in SHARES.items()]
     sleeper = night.Night(run.config(), run, Budget(TOTAL, shares, clock.now, used=clock.at), clock)
     sleeper.one_process = True
-    sleeper.phase("learn", sleeper.learn)
-    sleeper.phase("clone", sleeper.clone)
-    sleeper.phase("dream", lambda phase: dream(sleeper, phase))
+    sleeper.phase("learn", learn)
+    sleeper.phase("clone", clone)
+    sleeper.phase("dream", dream)
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +78,7 @@ def whole(tmp_path_factory, small_night):
 
 def quick(patch) -> None:
     """Saves every few steps; trials and audits of a size that hangs on no real clock."""
-    patch.setattr(night, "SAVE_EVERY_S", SAVE_EVERY_S)
-    patch.setattr(dreamphase, "SAVE_EVERY_S", SAVE_EVERY_S)
+    patch.setattr(night.Night, "save_every_s", SAVE_EVERY_S)
     patch.setattr(dreamphase, "ENVS", 4)
     patch.setattr(checks, "affordable_draws", lambda *_: 2)
     patch.setattr(Auditor, "affordable", lambda *_, **__: 2)

@@ -9,6 +9,7 @@ import pytest
 from small_nights import Ears
 
 from dreaming.clock import Budget, Share
+from dreaming.evening import learn
 from dreaming.imitation import good_episodes
 from dreaming.night import Night
 from dreaming.run import BEST, ZERO_STEP, RunFolder
@@ -57,7 +58,7 @@ def test_on_a_full_disk_there_is_none(run, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device", "policy-zero-step.pt")
 
     monkeypatch.setattr(checkpoint, "save", full)
-    night.phase("wake", lambda phase: wake(night, phase))
+    night.phase("wake", wake)
     assert "the disk is full" in night.state.warnings[-1]
     assert collected(night.reader()) == 0 and not night.state.woken
 
@@ -90,17 +91,17 @@ def test_killed_in_its_midst_it_collects_what_is_left_and_learns_on(run, monkeyp
 
     monkeypatch.setattr(LogWriter, "append", killed)
     with pytest.raises(KeyboardInterrupt):
-        night.phase("wake", lambda phase: wake(night, phase))
+        night.phase("wake", wake)
     monkeypatch.setattr(LogWriter, "append", append)
     assert "wake" not in run.progress().done
     first = collected(LogReader(run.episodes))
     assert 0 < first <= 80
 
     night, shares = night_of(run), iter([0.5, 1.0])  # an update, and the time is up
-    learn, clock = night.learn, SimpleNamespace(name="wake", seconds=60.0, spent=lambda: next(shares), left=float)
-    monkeypatch.setattr(night, "learn", lambda phase: learn(clock))  # pyright: ignore[reportArgumentType]
+    clock = SimpleNamespace(name="wake", seconds=60.0, spent=lambda: next(shares), left=float)
+    monkeypatch.setattr("dreaming.wake.learn", lambda night, _: learn(night, clock))  # pyright: ignore[reportArgumentType]
     monkeypatch.setattr(night, "tick", lambda *_: None)
-    night.phase("wake", lambda phase: wake(night, phase))
+    night.phase("wake", wake)
     state, after = run.progress(), LogReader(run.episodes)
     assert state.woken == state.nights + 1 and "wake" in state.done
     assert after.episodes[: len(logs)] == logs.episodes
