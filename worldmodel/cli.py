@@ -70,7 +70,7 @@ def train(arguments: Sequence[str] | None = None) -> None:
 
         write_estimate(options)
         return
-    from worldmodel.session import train_world_model
+    from worldmodel.opening import train_world_model
 
     train_world_model(options)
 

@@ -1,17 +1,18 @@
 """Trains a world model from a log folder: a resumable loop that knows nothing of screens, result files or clocks."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from configs import UserError, from_dict
+from configs import UserError
 from worldmodel import checkpoint
 from worldmodel.audited import Audit, audit
 from worldmodel.calibration import Calibration, calibrate
+from worldmodel.compatible import plain, same_channels, same_model
 from worldmodel.context import ContextSpec
 from worldmodel.device import CPU, random_state, set_random_state
 from worldmodel.diagnosis import Finding, diagnose
@@ -27,8 +28,6 @@ from worldmodel.storage import LogReader
 
 LEAST_CAUTION = 3.0**-6
 KEEP_EVERY = 200  # steps, a state to go back to
-# Settings of a model that shape nothing: a run goes on with those of today.
-HOW_IT_LEARNS = ("context_dropout", "carry_noise", "vector_scale", "representation_scale")
 
 
 @dataclass(frozen=True)
@@ -150,7 +149,7 @@ class Trainer:
             UserError: it is of another shape.
         """
         state, meta, _ = checkpoint.load(folder, NAME)
-        theirs = self._check(meta, folder, ("spaces", "model"))
+        theirs = same_model(folder, meta, self.meta(), ("spaces", "model"))
         self.began_as = run or str(folder)
         self._become(theirs, [*meta.get("earlier_logs", []), *logs])
         judged = meta.get("ensemble", 0) == self.config.ensemble
@@ -336,7 +335,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self._optimizers()],
             **random_state(self.device),
-            "numpy_random": _plain(self.rng.bit_generator.state),
+            "numpy_random": plain(self.rng.bit_generator.state),
             "caution": self.caution,
             "good_state": self._good_state,
             "skipped": [self.skipped, self._skipped_in_a_row],
@@ -355,8 +354,9 @@ class Trainer:
         state, meta, steps = checkpoint.load(folder, NAME)
         # A model that began as an earlier run's has the context of that run.
         self.began_as = meta.get("began_as")
-        theirs = self._check(meta, folder, ("task", "spaces", "model", *(() if self.began_as else ("physics",))))
-        self._check_channels(meta, folder)
+        what = ("task", "spaces", "model", *(() if self.began_as else ("physics",)))
+        theirs = same_model(folder, meta, self.meta(), what)
+        same_channels(folder, meta, self.meta())
         if self.began_as:
             self._become(theirs, meta["earlier_logs"])
         elif theirs != self.model.context:
@@ -380,45 +380,6 @@ class Trainer:
         if (newest := checkpoint.newest_step(folder, NAME)) > steps:
             self.trouble.append(f"the checkpoint of step {newest} is damaged; went on from the one of step {steps}")
 
-    def _check(self, meta: dict[str, Any], folder: Path, what: tuple[str, ...]) -> ContextSpec:
-        """The context of the model that these meta data describe; a UserError if it does not fit these logs."""
-        mine = self.meta()
-        # Logs that have grown may span a wider range of physics; the network keeps the scale that it was trained with.
-        theirs = ContextSpec(**{k: tuple(v) for k, v in meta["context"].items()})
-        # A setting that is younger than the checkpoint has its default there.
-        then = from_dict(ModelConfig, meta["model"], "checkpoint")
-        now = replace(then, **{name: getattr(self.model.config, name) for name in HOW_IT_LEARNS})
-        pairs = {
-            "task": (meta["task"], mine["task"]),
-            "spaces": (meta["spaces"], mine["spaces"]),
-            "model": (asdict(now), mine["model"]),
-            "physics": (theirs.names, self.model.context.names),
-        }
-        for name in what:
-            saved, given = pairs[name]
-            if _plain(saved) != _plain(given):
-                raise UserError(
-                    f"{folder} holds a model whose {name} is {saved}, the logs and settings now give {given}; "
-                    "use the same --data, --size and task, or a new --run"
-                )
-        return theirs
-
-    def _check_channels(self, meta: dict[str, Any], folder: Path) -> None:
-        """A command is a share of its bounds to the network, and a channel its place."""
-
-        def told(meta: dict[str, Any]) -> dict[str, Any]:
-            action = meta.get("action") or {}
-            bounds = [_plain(action.get(key)) for key in ("names", "low", "high")]
-            return {"channels": _plain(meta.get("observation_names")), "commands": bounds if action else None}
-
-        for what, given in told(self.meta()).items():
-            saved = told(meta)[what]
-            if saved is not None and saved != given:  # checkpoints of 0.1 tell of neither
-                raise UserError(
-                    f"{folder} holds a model of other {what} than these logs have: {saved}, not {given}; to learn on "
-                    "from it, give --init-from this run and a new --run"
-                )
-
     def _with_own_ensemble(self, state: dict[str, Any]) -> dict[str, Any]:
         own, others = (
             {k: v for k, v in s.items() if k.startswith("ensemble.") == mine}
@@ -439,15 +400,6 @@ def _spiky_channels(reader: LogReader) -> list[str]:
 
 def _copy(model: WorldModel) -> dict[str, Any]:
     return {name: value.clone() for name, value in model.state_dict().items()}
-
-
-def _plain(value: Any) -> Any:
-    """Tuples to lists, all the way down: what a round through JSON leaves."""
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return value
 
 
 def train(
