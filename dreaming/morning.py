@@ -211,7 +211,8 @@ def training(night: Night) -> data.Training:
         values = {name: value for name, value in row.items() if name != "phase"}
         if row.get("phase") == "world_model" and "seconds" in row:
             step, seconds = values.pop("step", 0), values.pop("seconds")
-            by_phase["world_model"].append({"step": step, "seconds": seconds, "loss": values})
+            losses = {"total" if name == "loss" else name: value for name, value in values.items()}
+            by_phase["world_model"].append({"step": step, "seconds": seconds, "loss": losses})
         elif row.get("phase") == "dream" and "seconds" in row:
             by_phase["dream"].append(values)
     thinned = {name: rows[:: max(1, -(-len(rows) // MOST_POINTS))] for name, rows in by_phase.items()}

@@ -107,13 +107,16 @@ class Scenario:
             changes = [event.draw(lambda bounds: part(bounds, 0.5)) for event in events]
             worlds = [(level.label, Physics.from_dict(constant | level.factors, base)) for level in named]
             return [(label, world.changing(changes)) for label, world in worlds]
+        # A label says what differs between the worlds.
+        vary = [name for name, bounds in ranges.items() if isinstance(bounds, tuple)] or list(ranges)
         spread: dict[str, Physics] = {}
         for share in (0.0, 0.5, 1.0):
             pick = partial(part, share=share)
             factors = {name: pick(bounds) for name, bounds in ranges.items()}
             factors |= {name: float(round(value)) for name, value in factors.items() if FACTORS[name].whole}
             changes = [event.draw(pick) for event in events]
-            spread[_label(factors, changes)] = Physics.from_dict(factors, base).changing(changes)
+            label = _label({name: _rounded(factors[name]) for name in vary}, changes)
+            spread[label] = Physics.from_dict(factors, base).changing(changes)
         return list(spread.items())
 
 
@@ -272,6 +275,11 @@ def _level(where: str, entry: Any) -> Level:
 def _label(factors: Mapping[str, float], changes: Sequence[Change] = ()) -> str:
     parts = [f"{name} {value:g}" for name, value in factors.items()] + [told(change) for change in changes]
     return ", ".join(parts) or "nominal"
+
+
+def _rounded(value: float) -> float:
+    """To three digits; the middle of bounds around zero, which may be 1e-16, to 0."""
+    return float(f"{round(value, 9):.3g}") + 0.0
 
 
 def _check_for(scenario: Scenario, task: str) -> None:

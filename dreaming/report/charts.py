@@ -13,6 +13,7 @@ from html import escape
 WIDE, NARROW = 812, 350  # pixels
 CURVE = 258  # of the small ones that stand three in a row
 QUARTERS = (0.0, 0.25, 0.5, 0.75, 1.0)
+LABEL_CHARACTER = 7.0  # pixels, about, of a row's label
 DOTTED = 40  # lines of up to so many points show a dot, with its value, at each
 
 
@@ -142,6 +143,12 @@ def line_chart(
     return svg + legend([(name, kind) for _, name, kind in ends], "line")
 
 
+def shortened(label: str, width: float) -> str:
+    """What of it has room in so many pixels."""
+    most = math.floor(width / LABEL_CHARACTER)
+    return label if len(label) <= most else label[: most - 1].rstrip() + "…"
+
+
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
     """Moves labels apart until neighbours are `gap` apart, keeping their order and, if they fit, the bounds."""
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
@@ -162,8 +169,7 @@ def dot_plot(groups: Sequence[tuple[str, Sequence[Row]]], width: int, *, title: 
     """Shares from 0 to 100% by row, each with its interval; rows that no log holds lie on a tinted band."""
     narrow = width < 500
     left, right = (14 if narrow else 210), (18 if narrow else 26)
-    above = 18 if narrow else 0  # pixels for the label, which stands over its dots where there is no room beside them
-    row_height, head = 36 + above, 28
+    head, margin = 28, 10
 
     def px(share: float) -> float:
         return left + share * (width - left - right)
@@ -174,14 +180,19 @@ def dot_plot(groups: Sequence[tuple[str, Sequence[Row]]], width: int, *, title: 
         parts.append(f'<text class="group" x="0" y="{y + 18:.0f}">{escape(group)}</text>')
         y += head
         for row in rows:
+            # A label stands over its dots where there is no room beside them.
+            over = narrow or margin + LABEL_CHARACTER * len(row.label) > left
+            above = 18 if over else 0
+            row_height = 36 + above
             if row.outside:
                 band = f'y="{y + 1:.0f}" width="{width}" height="{row_height - 2}" rx="3"'
                 parts.append(f'<rect class="outside" x="0" {band}/>')
             for share in QUARTERS:
                 ends = f'y1="{y + above + 2:.0f}" y2="{y + row_height - 1:.0f}"'
                 parts.append(f'<line class="grid" x1="{px(share):.1f}" x2="{px(share):.1f}" {ends}/>')
-            label_y = y + (15 if narrow else row_height / 2 + 4)
-            parts.append(f'<text class="label" x="10" y="{label_y:.0f}">{escape(row.label)}</text>')
+            label_y = y + (15 if over else row_height / 2 + 4)
+            label = shortened(row.label, width - margin)
+            parts.append(f'<text class="label" x="{margin}" y="{label_y:.0f}">{escape(label)}</text>')
             for k, dot in enumerate(row.dots):
                 centre = y + (above + row_height) / 2 + (k - (len(row.dots) - 1) / 2) * 9
                 parts.append(

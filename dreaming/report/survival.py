@@ -73,15 +73,15 @@ def cannot_section(report: Report) -> str:
     if not report.survival:
         return ""
     cells = mostly_failing(report.survival)
+    untested = (
+        '<p>What is not in the list above has not been tested. <a href="#refused">What these logs cannot teach</a> '
+        "names worlds that could not be dreamt well enough to learn from.</p>"
+        if report.refused or report.not_learnable
+        else paragraph("What is not in the list above has not been tested.")
+    )
     if not cells:
-        return section(
-            "cannot",
-            "What the robot still cannot do",
-            paragraph(
-                "In none of the worlds tested does it fail in more than half of the episodes. "
-                "What is not in the list above has not been tested."
-            ),
-        )
+        none = paragraph("In none of the worlds tested does it fail in more than half of the episodes.")
+        return section("cannot", "What the robot still cannot do", none, untested)
     rows = [
         [
             f"{escape(cell.scenario)}: {escape(cell.label)}",
@@ -101,6 +101,7 @@ def cannot_section(report: Report) -> str:
             rows,
             outside=[not cell.in_logs for cell in cells],
         ),
+        untested,
     )
 
 

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import re
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given
@@ -429,3 +430,20 @@ def test_labels_are_moved_apart_in_order_and_stay_inside(wanted):
 )
 def test_numbers_read_like_numbers(value, text):
     assert charts.number(value) == text
+
+
+@pytest.mark.parametrize("width", [360, 820])
+def test_no_label_of_a_dot_plot_crosses_its_dots_or_leaves_the_picture(width):
+    long = "floor_friction 0.253, payload_kg 0.575, push_m_s -0.6, slope_deg -3, motor_strength 0.9, sensor_noise 0.01"
+    dots = [charts.Dot("after", 0.5, 0.0, 1.0, "tip")]
+    rows = [charts.Row(label, dots) for label in ("friction 0.3", long, 2 * long)]
+    svg = charts.dot_plot([("reach", rows)], width, title="t", x_label="x")
+    drawn = list(ElementTree.fromstring(svg).iter())
+    labels = [one for one in drawn if one.get("class") == "label"]
+    lines = [one for one in drawn if one.tag.endswith("line") and one.get("class") is None]
+    for row, label, line in zip(rows, labels, lines, strict=True):
+        shown = "".join(label.itertext())
+        assert row.label.startswith(shown.removesuffix("…")) and len(shown) >= min(len(row.label), 40)
+        end = float(label.get("x", 0)) + charts.LABEL_CHARACTER * len(shown)
+        beside, above = end < float(line.get("x1", 0)), float(label.get("y", 0)) < float(line.get("y1", 0)) - 8
+        assert end <= width and (beside or above)

@@ -143,6 +143,18 @@ def test_factors_without_a_task_are_for_every_task_and_levels_are_optional(tmp_p
         assert labels[-1] == "latency_steps 2, motor_strength 1"
 
 
+def test_a_label_says_what_differs_between_worlds_in_three_digits(tmp_path):
+    path = write(tmp_path, "physics: {push_m_s: [-0.6, 0.6], floor_friction: [0.2529822, 0.4], push_every_s: 1.0}")
+    (scenario,) = load_scenarios(path, "rover")
+    levels = dict(scenario.levels("rover"))
+    assert list(levels) == [
+        "push_m_s -0.6, floor_friction 0.253", "push_m_s 0, floor_friction 0.326", "push_m_s 0.6, floor_friction 0.4"
+    ]  # fmt: skip
+    assert levels["push_m_s -0.6, floor_friction 0.253"].floor_friction == 0.2529822
+    (scenario,) = load_scenarios(write(tmp_path, "physics: {floor_friction: 0.1, payload_kg: 2.0}"), "rover")
+    assert list(dict(scenario.levels("rover"))) == ["floor_friction 0.1, payload_kg 2"]
+
+
 def test_a_group_of_one_s_own_finds_files_beside_it(tmp_path):
     write(tmp_path, "physics: {slope_deg: 3}", "steep.yaml")
     group = write(tmp_path, "scenarios: [steep.yaml, latency]", "both.yaml")
