@@ -1,4 +1,4 @@
-"""The commands `dream`, `record-rollouts`, `evaluate-policy` and `audit-dreams`: parse, build, call.
+"""The commands `dream`, `record-rollouts`, `evaluate-policy`, `audit-dreams` and `export-policy`: parse, build, call.
 
 Torch, PyBullet and W&B are imported when a command runs, so that `--help` answers at once.
 """
@@ -117,6 +117,21 @@ class Audit:
     """Decides starts and physics."""
 
 
+@dataclass
+class Export:
+    """Write a policy as an ONNX file, which onnxruntime runs on the robot without torch or this package.
+
+    Example: export-policy --run runs/push-box
+    """
+
+    run: Path
+    """Run folder whose policy it is."""
+    policy: str = "best"
+    """best, cloned (before dreaming) or latest."""
+    out: Path | None = None
+    """The file. Default: RUN/policy.onnx."""
+
+
 def _dream(arguments: list[str] | None = None) -> None:
     options = parse_arguments(Dream, arguments, prog="dream")
     from dreaming.commands.dream import dream
@@ -145,6 +160,13 @@ def _audit(arguments: list[str] | None = None) -> None:
     audit_dreams(options)
 
 
+def _export(arguments: list[str] | None = None) -> None:
+    options = parse_arguments(Export, arguments, prog="export-policy")
+    from dreaming.commands.export import export_policy
+
+    export_policy(options)
+
+
 def main() -> None:
     run_command(_dream)
 
@@ -159,3 +181,7 @@ def evaluate_main() -> None:
 
 def audit_main() -> None:
     run_command(_audit)
+
+
+def export_main() -> None:
+    run_command(_export)

@@ -25,9 +25,10 @@ from worldmodel.saved import build_model, place
 from worldmodel.trainer import TrainerConfig
 
 CLONE, LATEST, BEST = "policy-cloned", "policy-latest", "policy-best"
+ONNX = "policy.onnx"  # what export-policy makes
 ZERO_STEP = "policy-zero-step"  # the best before a wake
 OURS = {"config.yaml", "episodes", "episodes.importing", "checkpoints", "plots", "audit", "report", "wandb"}
-OURS |= {"metrics.jsonl", "progress.json", "survival.json", "evaluation.json", LOCK}
+OURS |= {"metrics.jsonl", "progress.json", "survival.json", "evaluation.json", ONNX, LOCK}
 
 
 @dataclass(frozen=True)
@@ -219,12 +220,19 @@ class RunFolder:
 
     def load_agent(self, name: str = BEST, sample: bool = True, seed: int = 0, device: torch.device = CPU) -> Agent:
         """The policy of that name with the world model it filters with, ready to act."""
+        state, meta, _ = self._policy(name)
+        return self.agent(state, meta, sample, seed, device)
+
+    def policy_meta(self, name: str = BEST) -> dict[str, Any]:
+        """The manifest of the policy that `load_agent` would load."""
+        return self._policy(name)[1]
+
+    def _policy(self, name: str) -> tuple[dict[str, Any], dict[str, Any], int]:
         if not self.has_policy():
             raise UserError(f"{self.path} holds no policy yet; dream --run {self.path} makes one")
         if name == BEST and not checkpoint.exists(self.checkpoints, BEST):
             name = LATEST if checkpoint.exists(self.checkpoints, LATEST) else CLONE
-        state, meta, _ = checkpoint.load(self.checkpoints, name)
-        return self.agent(state, meta, sample, seed, device)
+        return checkpoint.load(self.checkpoints, name)
 
     def agent(
         self,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-COMMANDS = ("dream", "train-world-model", "record-rollouts", "evaluate-policy", "audit-dreams")
+COMMANDS = ("dream", "train-world-model", "record-rollouts", "evaluate-policy", "audit-dreams", "export-policy")
 NOT_SOURCE = {".git", ".venv", "runs", "logs", "wandb", "build", "dist"}
 
 

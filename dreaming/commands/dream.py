@@ -218,3 +218,5 @@ def _conclude(screen: NightScreen, night: Night, options: Dream, page: Path) -> 
     if night.simulated and night.run.has_policy():
         screen.say(f"  evaluate-policy --run {run}    # try the policy in more episodes")
         screen.say(f"  audit-dreams --run {run}    # check more dreams")
+    if night.run.has_policy() and night.config.dream.view == "blind":
+        screen.say(f"  export-policy --run {run}    # the policy as a file that onnxruntime runs on the robot")

@@ -21,6 +21,7 @@ COMMANDS = {
     "record-rollouts": cli._record,
     "evaluate-policy": cli._evaluate,
     "audit-dreams": cli._audit,
+    "export-policy": cli._export,
 }
 
 
@@ -77,6 +78,10 @@ def test_logs_that_are_yet_to_be_imported_need_a_run(command, tmp_path, monkeypa
         ("audit-dreams", ("--run", "nowhere"), ("nowhere does not exist",)),
         ("audit-dreams", ("--run", "nowhere", "--dreams", "0"), ("--dreams is 0",)),
         ("audit-dreams", ("--run", "nowhere", "--horizon", "-3"), ("--horizon is -3",)),
+        ("export-policy", ("--run", "nowhere"), ("nowhere does not exist",)),
+        ("export-policy", ("--run", "nowhere", "--policy", "bset"), ('did you mean "best"',)),
+        ("export-policy", ("--run", ".", "--out", "far/away.onnx"), ("the folder far does not exist",)),
+        ("export-policy", ("--run", ".", "--out", "."), ("--out . is a folder",)),
     ],
 )
 def test_bad_input_is_one_line(command, tmp_path, monkeypatch, name, arguments, parts):
@@ -166,6 +171,17 @@ def test_evaluate_prints_and_keeps_intervals(command, small_night):
     for cell in saved["cells"]:
         low, high = cell["failure_interval"]
         assert low <= np.mean(cell["failed"]) <= high and len(cell["seeds"]) == 2
+
+
+def test_export_says_how_to_call_what_it_wrote(command, small_night, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    told = command("export-policy", "--run", small_night.path, "--out", tmp_path / "policy.onnx")
+    assert told.code == 0, told.err
+    assert "shape (1, 18)" in told.out and "20 times a second" in told.out
+    called = "\n".join(line.strip() for line in told.out.splitlines() if " = " in line)
+    names = {"numpy": np, "onnxruntime": onnxruntime, "observation": np.zeros((1, 18), "f")}
+    exec(called.replace("policy.onnx", str(tmp_path / "policy.onnx")), names)  # as the user would paste it
+    assert np.shape(names["command"]) == (1, 2) and np.isfinite(names["command"]).all()
 
 
 def test_the_demonstrator_is_evaluated_without_a_run(command):

@@ -1,0 +1,35 @@
+"""`export-policy` at work: a run's policy as an ONNX file, and how to call it."""
+
+from configs import UserError, suggest
+from dreaming.cli import Export
+from dreaming.commands.evaluate import OF_RUNS
+from dreaming.export import CHOICE, COMMAND, NOISE, OBSERVATION, export
+from dreaming.run import ONNX, RunFolder
+from worldmodel.console import Screen
+
+
+def export_policy(options: Export) -> None:
+    if options.policy not in OF_RUNS:
+        raise UserError(f"--policy: {suggest(options.policy, list(OF_RUNS))}")
+    run = RunFolder(options.run)
+    path = options.out or run.path / ONNX
+    if path.is_dir():
+        raise UserError(f"--out {path} is a folder; give the name of the file")
+    if not path.parent.is_dir():
+        raise UserError(f"--out {path}: the folder {path.parent} does not exist")
+    with Screen("exporting the policy") as screen:
+        name = OF_RUNS[options.policy]
+        agent, meta = run.load_agent(name), run.policy_meta(name)
+        made = export(agent, meta, path, {"policy": meta["policy"], "run": str(run.path)})
+        screen.complete()
+        say, action = screen.say, meta["action"]
+        names = meta["observation_names"] or [f"channel {i}" for i in range(agent.model.spaces.vector)]
+        commands = action.get("names") or [f"command {i}" for i in range(agent.model.spaces.action)]
+        say(f"  {made.path}    {made.bytes / 1000:,.0f} kB")
+        say(f"onnxruntime's commands differ from the policy's by {made.difference:.0e} of their range at most.")
+        say(f"{OBSERVATION}, float32 of shape (1, {len(names)}), in the logs' units: {', '.join(names)}")
+        say(f"{COMMAND}, (1, {len(commands)}), likewise: {', '.join(commands)}")
+        say(f"On the robot, {meta['control_hz']:g} times a second:")
+        say(f'  session, rng = onnxruntime.InferenceSession("{path.name}"), numpy.random.default_rng()')
+        draws = f'"{CHOICE}": rng.random((1, 1), "f"), "{NOISE}": rng.standard_normal((1, {len(commands)}), "f")'
+        say(f'  [command] = session.run(["{COMMAND}"], {{"{OBSERVATION}": observation, {draws}}})')

@@ -1,0 +1,188 @@
+"""A policy as one ONNX file, which onnxruntime runs on the robot: no torch, no Python, none of this package.
+
+Its inputs are what the robot measures, in the logs' units and order, and the draws of chance; its output is the command
+in the machine's own units. So the file holds all that a command depends on: scales, bounds and network, and the file's
+metadata say what each number is. The extra `export` installs what writes and checks it.
+"""
+# pyright: reportMissingImports=false
+
+import json
+import logging
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from configs import UserError
+from dreaming.agent import Agent
+from worldmodel.checkpoint import write_atomically
+from worldmodel.fused import RMS_EPS
+from worldmodel.nets import NormedLinear, products_size, within
+
+OBSERVATION, CHOICE, NOISE, COMMAND = "observation", "choice", "noise", "command"
+TOLERANCE = 1e-4  # of half a command's range, between this file in onnxruntime and the policy it was made of
+OPSET = 20
+
+
+class Onboard(nn.Module):
+    """What a blind agent does with one observation, written in plain operators.
+
+    Args:
+        low, high: bounds of the command (A,), in the machine's units.
+    """
+
+    mean: Tensor
+    std: Tensor
+    low: Tensor
+    high: Tensor
+    pairs: Tensor
+
+    def __init__(self, agent: Agent, low: Tensor, high: Tensor) -> None:
+        super().__init__()
+        model, actor = agent.model, agent.actor
+        self.config, self.actions = actor.config, actor.actions
+        self.layers = [layer for layer in actor.head.mlp if isinstance(layer, NormedLinear)]
+        self.head = actor.head  # owns their weights
+        for name, value in (("mean", model.mean), ("std", model.std), ("low", low), ("high", high)):
+            self.register_buffer(name, value.detach().clone().float())
+        # `products` remembers its indices between calls, and those of a trace must not get there.
+        self.multiplied = products_size(len(self.mean)) > len(self.mean)
+        self.register_buffer("pairs", torch.triu_indices(len(self.mean), len(self.mean)))
+
+    def forward(self, observation: Tensor, choice: Tensor, noise: Tensor) -> Tensor:
+        """(N, D) in the logs' units, (N, 1) uniform in [0, 1), (N, A) standard normal, to commands (N, A)."""
+        x = within((observation - self.mean) / self.std)
+        if self.multiplied:
+            x = torch.cat([x, within(x.index_select(-1, self.pairs[0]) * x.index_select(-1, self.pairs[1]))], -1)
+        for layer in self.layers:
+            x = F.linear(x, layer.linear.weight, layer.linear.bias)
+            x = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + RMS_EPS) * layer.norm.scale
+            x = x * torch.sigmoid(x)
+        raw = F.linear(x, self.head.out.weight, self.head.out.bias)
+        components, shape = self.config.components, (-1, self.config.components, self.actions)
+        logits, mean, spread = raw.split([components, components * self.actions, components * self.actions], -1)
+        mean = torch.tanh(mean).reshape(shape)
+        least, most = self.config.min_std, self.config.max_std
+        std = ((most - least) * torch.sigmoid(spread) + least).reshape(shape)
+        below = torch.softmax(logits, -1).cumsum(-1)
+        # The first component whose share, added to those before, exceeds the draw; rounding may leave the last short.
+        number = (choice >= below[:, :-1]).sum(-1, keepdim=True)
+        chosen = (number == torch.arange(components, device=number.device)).unsqueeze(-1).to(mean.dtype)
+        action = (mean * chosen).sum(-2) + (std * chosen).sum(-2) * noise
+        return self.low + (within(action, 1.0) + 1) / 2 * (self.high - self.low)
+
+
+@dataclass
+class Exported:
+    """Where it is, its size, and by how much its commands differ from the policy's, as a share of half their range."""
+
+    path: Path
+    bytes: int
+    difference: float
+
+
+def export(agent: Agent, meta: Mapping[str, Any], path: Path, told: Mapping[str, Any], seed: int = 0) -> Exported:
+    """Writes the file, once it has been seen to give the policy's own commands.
+
+    Args:
+        meta: of the policy's checkpoint.
+        told: more that the file is to say of itself.
+
+    Raises:
+        UserError: the policy needs a memory, which the file has not; a library is missing, or does something else.
+    """
+    _check(agent)
+    low, high = (torch.as_tensor(np.asarray(meta["action"][end], np.float32)) for end in ("low", "high"))
+    onboard = Onboard(agent, low, high).eval()
+    about = {
+        "task": meta["task"],
+        "control_hz": meta["control_hz"],
+        "observation_names": meta["observation_names"],
+        "action_names": meta["action"].get("names"),
+        "action_low": low.tolist(),
+        "action_high": high.tolist(),
+        **told,
+    }
+    held = _written(onboard, about)
+    difference = _difference(held, onboard, agent, seed)
+    if not difference <= TOLERANCE:
+        raise UserError(
+            f"onnxruntime's commands differ from the policy's by {difference:.2g} of their range; nothing was written. "
+            "This is a fault of these versions of torch, onnx or onnxruntime together: try others"
+        )
+    write_atomically(path, held)
+    return Exported(path, len(held), difference)
+
+
+def _check(agent: Agent) -> None:
+    if agent.actor.view != "blind":
+        raise UserError(
+            "this policy sees an estimate of its physics, which takes the whole world model with its memory; only "
+            "policies of --view blind, the default, can be exported"
+        )
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"{error.name} is not installed; `pip install 'digital-dreaming[export]'` brings what is needed"
+        ) from None
+
+
+def _draws(onboard: Onboard, count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Observations about as the logs', and beyond, with draws of chance."""
+    rng = torch.Generator().manual_seed(seed)
+    scaled = 3 * torch.randn(count, len(onboard.mean), generator=rng)
+    return (
+        onboard.mean + scaled * onboard.std,
+        torch.rand(count, 1, generator=rng),
+        torch.randn(count, onboard.actions, generator=rng),
+    )
+
+
+def _written(onboard: Onboard, about: Mapping[str, Any]) -> bytes:
+    import onnx
+
+    names = [OBSERVATION, CHOICE, NOISE]
+    batch = torch.export.Dim("batch", min=1)
+    with warnings.catch_warnings():  # of torch's own libraries about each other
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            onboard, _draws(onboard, 3, 0), dynamo=True, opset_version=OPSET, verbose=False,
+            input_names=names, output_names=[COMMAND], dynamic_shapes=[{0: batch}] * 3,
+        )  # fmt: skip
+    assert program is not None
+    made = program.model_proto
+    for key, value in about.items():
+        made.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))
+    onnx.checker.check_model(made)
+    return made.SerializeToString()
+
+
+def _difference(held: bytes, onboard: Onboard, agent: Agent, seed: int, count: int = 512) -> float:
+    """The largest between onnxruntime and the agent's own network, with the same draws of chance."""
+    import onnxruntime
+
+    observation, choice, noise = _draws(onboard, count, seed)
+    session = onnxruntime.InferenceSession(held, providers=["CPUExecutionProvider"])
+    given = {OBSERVATION: observation.numpy(), CHOICE: choice.numpy(), NOISE: noise.numpy()}
+    (found,) = session.run([COMMAND], given)
+    with torch.no_grad():
+        nothing = observation.new_zeros(count, len(agent.model.context))
+        mixture = agent.actor(agent.model.scale(observation), nothing)
+        below = mixture.log_weight.exp().cumsum(-1)
+        clear = ((choice - below).abs() > 1e-5).all(-1)  # a draw on a border may fall to either side of it
+        number = (choice >= below[:, :-1]).sum(-1)
+        rows = torch.arange(count)
+        action = (mixture.mean[rows, number] + mixture.std[rows, number] * noise).clamp(-1, 1)
+    half = (onboard.high - onboard.low) / 2
+    apart = ((torch.as_tensor(found) - onboard.low) / half - 1 - action).abs()
+    return float(apart[clear].max())
