@@ -22,6 +22,8 @@ HELD = 0.5  # share of rows that repeat the row before, from which on a sensor i
 TURN = 0.9 * 2 * np.pi  # rad: a step so large is an angle that starts again
 SHIFTED = 1.0  # standard deviations between the mean of the first and the last third of the episodes
 SPARSE = 0.4  # share of a factor's range without any episode
+LIGHT = ("light_",)  # for images alone
+CLOCK_OF_PUSHES = ("push_start_s", "push_every_s")  # which a scenario sets as it likes
 FEW_VALUES = 12  # of a label, to count the episodes of each
 
 
@@ -60,7 +62,7 @@ def readiness(reader: LogReader, learnt_from: Sequence[int] | None = None) -> Re
         report.cautions.append(advice)
     _rewards(report, reader, rows["reward"][commanded])
     _ends(report, reader)
-    _physics(report, [reader.episodes[i]["physics"] for i in episodes])
+    _physics(report, [reader.episodes[i]["physics"] for i in episodes], reader.images is not None)
     _labels(report, reader)
     return report
 
@@ -180,20 +182,20 @@ def _ends(report: Readiness, reader: LogReader) -> None:
             report.teaches.append(f"{falls} falls are few: how a fall begins will hardly be learnt")
 
 
-def _physics(report: Readiness, physics: Sequence[Mapping[str, float]]) -> None:
+def _physics(report: Readiness, physics: Sequence[Mapping[str, float]], images: bool) -> None:
     """What each factor covers, and where dreams would leave it."""
-    factors = sorted({name for labels in physics for name in labels})
+    apart = (*INTERFACE_FACTORS, *CLOCK_OF_PUSHES, *(() if images else LIGHT))
+    factors = sorted({name for labels in physics for name in labels if not name.startswith(apart)})
     if not factors:
         report.teaches.append(
-            "no physics is labelled: what-ifs by friction, payload and so on cannot be told to the model; "
-            f"{', '.join(INTERFACE_FACTORS)} can be dreamt without labels"
+            "no physics is labelled: what-ifs by friction, payload and so on cannot be told to the model"
         )
+    constant = []
     for name in factors:
         values = np.sort([labels[name] for labels in physics if name in labels])
-        word, known = name.replace("_", " "), len(values)
-        of = "" if known == len(physics) else f", known in {known} of {len(physics)} episodes"
+        of = "" if len(values) == len(physics) else f", known in {len(values)} of {len(physics)} episodes"
         if values[-1] - values[0] <= 1e-9:
-            report.teaches.append(f"{word} is {values[0]:g} in all logs{of}: a change of it cannot be dreamt")
+            constant.append(f"{name} {values[0]:g}" + (f" ({of[2:]})" if of else ""))
             continue
         low, high = values[0], values[-1]
         gaps = np.diff(values)
@@ -203,9 +205,14 @@ def _physics(report: Readiness, physics: Sequence[Mapping[str, float]]) -> None:
         if gaps[hole] > SPARSE * (high - low) and distinct > 2:
             inside = f", none between {values[hole]:.3g} and {values[hole + 1]:.3g}"
         report.teaches.append(
-            f"{word} {low:.3g} to {high:.3g} ({distinct} values{of}{inside}): no log below {low:.3g} or above "
+            f"{name} {low:.3g} to {high:.3g} ({distinct} values{of}{inside}): no log below {low:.3g} or above "
             f"{high:.3g}, dreams of that would be extrapolation"
         )
+    if constant:
+        report.teaches.append(f"the same in all logs, so that no change of it can be dreamt: {', '.join(constant)}")
+    report.teaches.append(
+        f"{', '.join(INTERFACE_FACTORS)} can be dreamt whatever the logs hold: they act on commands and readings alone"
+    )
 
 
 def _labels(report: Readiness, reader: LogReader) -> None:

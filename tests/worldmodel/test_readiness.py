@@ -20,7 +20,7 @@ def test_good_logs_raise_no_caution(tmp_path):
     report = of(tmp_path, sliding_mass(60))
     assert report.cautions == []
     assert report.facts[0] == "60 episodes of 4 to 4 s, 2,400 steps at 10 Hz (4:00)"
-    assert "floor friction 0." in text(report.teaches) and "would be extrapolation" in text(report.teaches)
+    assert "floor_friction 0." in text(report.teaches) and "would be extrapolation" in text(report.teaches)
     assert "never fall" in text(report.teaches)
     assert "What these logs can teach:" in report.lines()
 
@@ -28,15 +28,21 @@ def test_good_logs_raise_no_caution(tmp_path):
 def test_what_physics_the_logs_cover(tmp_path):
     episodes = sliding_mass(10)
     for i, episode in enumerate(episodes):
-        episode.physics = {"floor_friction": 0.5 + 0.1 * (i % 2), "gravity": 9.81}
-        if i in (3, 4):
-            episode.physics = {"floor_friction": 1.5, "gravity": 9.81}
+        same = {"gravity": 9.81, "box_width_m": 0.1, "latency_steps": 0.0, "motor_strength": 0.9 + 0.01 * i}
+        episode.physics = {"floor_friction": 1.5 if i in (3, 4) else 0.5 + 0.1 * (i % 2), **same}
+        if i in (5, 6):
+            del episode.physics["box_width_m"]
         if i == 0:
             episode.physics = {}
-    teaches = text(of(tmp_path, episodes).teaches)
-    assert "floor friction 0.5 to 1.5 (3 values, known in 9 of 10 episodes, none between 0.6 and 1.5)" in teaches
+    lines = of(tmp_path, episodes).teaches
+    teaches = text(lines)
+    assert "floor_friction 0.5 to 1.5 (3 values, known in 9 of 10 episodes, none between 0.6 and 1.5)" in teaches
     assert "no log below 0.5 or above 1.5, dreams of that would be extrapolation" in teaches
-    assert "gravity is 9.81 in all logs, known in 9 of 10 episodes: a change of it cannot be dreamt" in teaches
+    assert "box_width_m 0.1 (known in 7 of 10 episodes), gravity 9.81 (known in 9 of 10 episodes)" in teaches
+    (constant,) = [line for line in lines if "no change of it" in line]
+    assert "latency" not in constant  # it can: commands are late before they reach the model
+    (acting,) = [line for line in lines if "motor_strength" in line]
+    assert "latency_steps" in acting and "whatever the logs hold" in acting
 
 
 def test_unlabelled_logs_without_reward(tmp_path):
