@@ -16,7 +16,7 @@ from worldmodel.storage import LogWriter
 
 RECORDINGS = 4  # that may be begun, as simulators fail
 FEWEST_LOGS = 20  # episodes that are recorded however short the night
-LOOK_EVERY_S, LOOK_SHARE = 60.0, 0.03  # at the held-out logs, as in train-world-model
+LOOK_EVERY_S, LOOK_SHARE = 60.0, 0.03  # at the held-out logs
 
 
 def record_logs(night: Night, phase: Phase) -> None:

@@ -1,8 +1,9 @@
 """A policy as one ONNX file, which onnxruntime runs on the robot: no torch, no Python, none of this package.
 
-Its inputs are what the robot measures, in the logs' units and order, and the draws of chance; its output is the command
-in the machine's own units. So the file holds all that a command depends on: scales, bounds and network, and the file's
-metadata say what each number is. The extra `export` installs what writes and checks it.
+Its inputs are what the log folder holds of a robot, in its channels, order and units (of imported logs: what the
+mapping made of them), and the draws of chance; its output is the command, likewise. So the file holds all that a
+command depends on: scales, bounds and network, and its metadata say what each number is. The extra `export` installs
+what writes and checks it.
 """
 # pyright: reportMissingImports=false
 
@@ -22,19 +23,25 @@ from torch import Tensor, nn
 from configs import UserError
 from dreaming.agent import Agent
 from worldmodel.checkpoint import write_atomically
+from worldmodel.distributions import ActionMixture
 from worldmodel.fused import RMS_EPS
 from worldmodel.nets import NormedLinear, products_size, within
 
 OBSERVATION, CHOICE, NOISE, COMMAND = "observation", "choice", "noise", "command"
-TOLERANCE = 1e-4  # of half a command's range, between this file in onnxruntime and the policy it was made of
-OPSET = 20
+TOLERANCE = 1e-4  # of a command's range, between this file in onnxruntime and the policy it was made of
+# Old ones, so that an onnxruntime of years ago on the robot reads them.
+OPSET, IR_VERSION = 18, 8
+DRAWS = {
+    CHOICE: "uniform in [0, 1), drawn anew at every step: which of the policy's several answers it takes",
+    NOISE: "standard normal, drawn anew at every step; 0 for none",
+}
 
 
 class Onboard(nn.Module):
     """What a blind agent does with one observation, written in plain operators.
 
     Args:
-        low, high: bounds of the command (A,), in the machine's units.
+        low, high: bounds of the command (A,) in the log folder.
     """
 
     mean: Tensor
@@ -56,7 +63,7 @@ class Onboard(nn.Module):
         self.register_buffer("pairs", torch.triu_indices(len(self.mean), len(self.mean)))
 
     def forward(self, observation: Tensor, choice: Tensor, noise: Tensor) -> Tensor:
-        """(N, D) in the logs' units, (N, 1) uniform in [0, 1), (N, A) standard normal, to commands (N, A)."""
+        """(N, D) as the log folder has them, (N, 1) uniform in [0, 1), (N, A) standard normal, to commands (N, A)."""
         x = within((observation - self.mean) / self.std)
         if self.multiplied:
             x = torch.cat([x, within(x.index_select(-1, self.pairs[0]) * x.index_select(-1, self.pairs[1]))], -1)
@@ -65,22 +72,18 @@ class Onboard(nn.Module):
             x = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + RMS_EPS) * layer.norm.scale
             x = x * torch.sigmoid(x)
         raw = F.linear(x, self.head.out.weight, self.head.out.bias)
-        components, shape = self.config.components, (-1, self.config.components, self.actions)
-        logits, mean, spread = raw.split([components, components * self.actions, components * self.actions], -1)
-        mean = torch.tanh(mean).reshape(shape)
-        least, most = self.config.min_std, self.config.max_std
-        std = ((most - least) * torch.sigmoid(spread) + least).reshape(shape)
-        below = torch.softmax(logits, -1).cumsum(-1)
+        mixture = ActionMixture(raw, self.actions, self.config.min_std, self.config.max_std)
+        below = mixture.log_weight.exp().cumsum(-1)
         # The first component whose share, added to those before, exceeds the draw; rounding may leave the last short.
         number = (choice >= below[:, :-1]).sum(-1, keepdim=True)
-        chosen = (number == torch.arange(components, device=number.device)).unsqueeze(-1).to(mean.dtype)
-        action = (mean * chosen).sum(-2) + (std * chosen).sum(-2) * noise
+        chosen = (number == torch.arange(self.config.components)).unsqueeze(-1).to(raw.dtype)
+        action = (mixture.mean * chosen).sum(-2) + (mixture.std * chosen).sum(-2) * noise
         return self.low + (within(action, 1.0) + 1) / 2 * (self.high - self.low)
 
 
 @dataclass
 class Exported:
-    """Where it is, its size, and by how much its commands differ from the policy's, as a share of half their range."""
+    """Where it is, its size, and by how much its commands differ from the policy's, as a share of their range."""
 
     path: Path
     bytes: int
@@ -95,9 +98,10 @@ def export(agent: Agent, meta: Mapping[str, Any], path: Path, told: Mapping[str,
         told: more that the file is to say of itself.
 
     Raises:
-        UserError: the policy needs a memory, which the file has not; a library is missing, or does something else.
+        UserError: the policy needs a memory, which the file has not; its checkpoint does not say what its commands are;
+            a library is missing, or does something else.
     """
-    _check(agent)
+    _check(agent, meta)
     low, high = (torch.as_tensor(np.asarray(meta["action"][end], np.float32)) for end in ("low", "high"))
     onboard = Onboard(agent, low, high).eval()
     about = {
@@ -107,6 +111,7 @@ def export(agent: Agent, meta: Mapping[str, Any], path: Path, told: Mapping[str,
         "action_names": meta["action"].get("names"),
         "action_low": low.tolist(),
         "action_high": high.tolist(),
+        **DRAWS,
         **told,
     }
     held = _written(onboard, about)
@@ -120,11 +125,21 @@ def export(agent: Agent, meta: Mapping[str, Any], path: Path, told: Mapping[str,
     return Exported(path, len(held), difference)
 
 
-def _check(agent: Agent) -> None:
+def _check(agent: Agent, meta: Mapping[str, Any]) -> None:
     if agent.actor.view != "blind":
         raise UserError(
             "this policy sees an estimate of its physics, which takes the whole world model with its memory; only "
             "policies of --view blind, the default, can be exported"
+        )
+    action = meta.get("action")
+    if not action:
+        raise UserError(
+            "this policy's checkpoint does not say what its commands are, as those of 0.1 do not; dream again"
+        )
+    if not all(low < high for low, high in zip(action["low"], action["high"], strict=True)):
+        raise UserError(
+            f"the logs bound a command by {action['low']} and {action['high']}: the first has to be below the second; "
+            "import them again with other bounds, and learn and dream again"
         )
     try:
         import onnx  # noqa: F401
@@ -161,6 +176,9 @@ def _written(onboard: Onboard, about: Mapping[str, Any]) -> bytes:
         )  # fmt: skip
     assert program is not None
     made = program.model_proto
+    made.ir_version = IR_VERSION
+    for node in made.graph.node:
+        del node.metadata_props[:]  # which hold lines and paths of this program
     for key, value in about.items():
         made.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))
     onnx.checker.check_model(made)
@@ -183,6 +201,8 @@ def _difference(held: bytes, onboard: Onboard, agent: Agent, seed: int, count: i
         number = (choice >= below[:, :-1]).sum(-1)
         rows = torch.arange(count)
         action = (mixture.mean[rows, number] + mixture.std[rows, number] * noise).clamp(-1, 1)
-    half = (onboard.high - onboard.low) / 2
-    apart = ((torch.as_tensor(found) - onboard.low) / half - 1 - action).abs()
+        commands = onboard.low + (action + 1) / 2 * (onboard.high - onboard.low)
+    # A command far from 0 has no more digits than float32 gives it.
+    digits = torch.finfo(torch.float32).eps * torch.maximum(onboard.low.abs(), onboard.high.abs())
+    apart = ((torch.as_tensor(found) - commands).abs() - 2 * digits).clamp(min=0) / (onboard.high - onboard.low)
     return float(apart[clear].max())

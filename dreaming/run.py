@@ -220,19 +220,16 @@ class RunFolder:
 
     def load_agent(self, name: str = BEST, sample: bool = True, seed: int = 0, device: torch.device = CPU) -> Agent:
         """The policy of that name with the world model it filters with, ready to act."""
-        state, meta, _ = self._policy(name)
+        state, meta = self.policy(name)
         return self.agent(state, meta, sample, seed, device)
 
-    def policy_meta(self, name: str = BEST) -> dict[str, Any]:
-        """The manifest of the policy that `load_agent` would load."""
-        return self._policy(name)[1]
-
-    def _policy(self, name: str) -> tuple[dict[str, Any], dict[str, Any], int]:
+    def policy(self, name: str = BEST) -> tuple[dict[str, Any], dict[str, Any]]:
+        """State and manifest of the policy of that name; of the next one to it where there is no best one yet."""
         if not self.has_policy():
             raise UserError(f"{self.path} holds no policy yet; dream --run {self.path} makes one")
         if name == BEST and not checkpoint.exists(self.checkpoints, BEST):
             name = LATEST if checkpoint.exists(self.checkpoints, LATEST) else CLONE
-        return checkpoint.load(self.checkpoints, name)
+        return checkpoint.load(self.checkpoints, name)[:2]
 
     def agent(
         self,

@@ -38,6 +38,7 @@ from envs.physics import FACTORS, Change, Physics, PhysicsRange, check_changeabl
 from worldmodel.context import ContextSpec
 
 KIND = "scenarios"
+LABEL_DIGITS = (3, 6, 17)  # of worlds between bounds: the fewest that tell them apart
 SEARCH = "search"  # among the names of a night's scenarios: it is to find its own
 DEFAULT = "default"
 _KEYS = ("description", "physics", "levels", "events", "scenarios")
@@ -109,15 +110,21 @@ class Scenario:
             return [(label, world.changing(changes)) for label, world in worlds]
         # A label says what differs between the worlds.
         vary = [name for name, bounds in ranges.items() if isinstance(bounds, tuple)] or list(ranges)
-        spread: dict[str, Physics] = {}
+        spread: list[tuple[dict[str, float], list[Change], Physics]] = []
         for share in (0.0, 0.5, 1.0):
             pick = partial(part, share=share)
             factors = {name: pick(bounds) for name, bounds in ranges.items()}
             factors |= {name: float(round(value)) for name, value in factors.items() if FACTORS[name].whole}
             changes = [event.draw(pick) for event in events]
-            label = _label({name: _rounded(factors[name]) for name in vary}, changes)
-            spread[label] = Physics.from_dict(factors, base).changing(changes)
-        return list(spread.items())
+            world = Physics.from_dict(factors, base).changing(changes)
+            if world not in [other for _, _, other in spread]:  # of bounds that leave no room between whole numbers
+                spread.append(({name: factors[name] for name in vary}, changes, world))
+        labels: list[str] = []
+        for digits in LABEL_DIGITS:
+            labels = [_label(factors, changes, digits) for factors, changes, _ in spread]
+            if len(set(labels)) == len(labels):
+                break
+        return list(zip(labels, (world for _, _, world in spread), strict=True))
 
 
 def usual_world(task: str, context: ContextSpec) -> Physics:
@@ -272,14 +279,10 @@ def _level(where: str, entry: Any) -> Level:
     return Level(str(entry.get("label", _label(factors))), factors)
 
 
-def _label(factors: Mapping[str, float], changes: Sequence[Change] = ()) -> str:
-    parts = [f"{name} {value:g}" for name, value in factors.items()] + [told(change) for change in changes]
+def _label(factors: Mapping[str, float], changes: Sequence[Change] = (), digits: int = 6) -> str:
+    shown = {name: round(value, 9) + 0.0 for name, value in factors.items()}  # a middle of 1e-16 is 0
+    parts = [f"{name} {value:.{digits}g}" for name, value in shown.items()] + [told(change) for change in changes]
     return ", ".join(parts) or "nominal"
-
-
-def _rounded(value: float) -> float:
-    """To three digits; the middle of bounds around zero, which may be 1e-16, to 0."""
-    return float(f"{round(value, 9):.3g}") + 0.0
 
 
 def _check_for(scenario: Scenario, task: str) -> None:

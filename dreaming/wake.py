@@ -101,9 +101,7 @@ def collect(night: Night, phase: Phase, targets: Sequence[Scenario]) -> None:
                 # No more at once than are sure to be wanted: every step that is simulated is kept, and counted.
                 count = min(16, max(1, (wanted - done) // registry.task_class(task).max_steps))
                 seed = WAKE_SEEDS + night.config.seed * 1000 + len(writer)
-                for episode in record(
-                    task, policy, count, seed, processes=processes, camera=image, draw=draw
-                ):
+                for episode in record(task, policy, count, seed, processes=processes, camera=image, draw=draw):
                     episode.info[WAKE] = number
                     writer.append(episode)
                     done += episode.length

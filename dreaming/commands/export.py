@@ -18,17 +18,19 @@ def export_policy(options: Export) -> None:
     if not path.parent.is_dir():
         raise UserError(f"--out {path}: the folder {path.parent} does not exist")
     with Screen("exporting the policy") as screen:
-        name = OF_RUNS[options.policy]
-        agent, meta = run.load_agent(name), run.policy_meta(name)
+        state, meta = run.policy(OF_RUNS[options.policy])
+        agent = run.agent(state, meta)
         made = export(agent, meta, path, {"policy": meta["policy"], "run": str(run.path)})
         screen.complete()
         say, action = screen.say, meta["action"]
         names = meta["observation_names"] or [f"channel {i}" for i in range(agent.model.spaces.vector)]
         commands = action.get("names") or [f"command {i}" for i in range(agent.model.spaces.action)]
-        say(f"  {made.path}    {made.bytes / 1000:,.0f} kB")
+        say(f"  {made.path}    {meta['policy']}, {made.bytes / 1000:,.0f} kB")
         say(f"onnxruntime's commands differ from the policy's by {made.difference:.0e} of their range at most.")
-        say(f"{OBSERVATION}, float32 of shape (1, {len(names)}), in the logs' units: {', '.join(names)}")
-        say(f"{COMMAND}, (1, {len(commands)}), likewise: {', '.join(commands)}")
+        say(f"{OBSERVATION}, float32 of shape (1, {len(names)}): {', '.join(names)}")
+        say(f"{COMMAND}, (1, {len(commands)}): {', '.join(commands)}")
+        say(f"Both are as {run.logs(run.config())} has them: what a mapping turned, scaled or split, the robot has to.")
+        say("Where a sample is missing or absurd, give the last good one; send no command that is not finite.")
         say(f"On the robot, {meta['control_hz']:g} times a second:")
         say(f'  session, rng = onnxruntime.InferenceSession("{path.name}"), numpy.random.default_rng()')
         draws = f'"{CHOICE}": rng.random((1, 1), "f"), "{NOISE}": rng.standard_normal((1, {len(commands)}), "f")'

@@ -191,8 +191,10 @@ def dot_plot(groups: Sequence[tuple[str, Sequence[Row]]], width: int, *, title: 
                 ends = f'y1="{y + above + 2:.0f}" y2="{y + row_height - 1:.0f}"'
                 parts.append(f'<line class="grid" x1="{px(share):.1f}" x2="{px(share):.1f}" {ends}/>')
             label_y = y + (15 if over else row_height / 2 + 4)
-            label = shortened(row.label, width - margin)
-            parts.append(f'<text class="label" x="{margin}" y="{label_y:.0f}">{escape(label)}</text>')
+            label = escape(shortened(row.label, width - margin))
+            if label != escape(row.label):
+                label += f"<title>{escape(row.label)}</title>"
+            parts.append(f'<text class="label" x="{margin}" y="{label_y:.0f}">{label}</text>')
             for k, dot in enumerate(row.dots):
                 centre = y + (above + row_height) / 2 + (k - (len(row.dots) - 1) / 2) * 9
                 parts.append(

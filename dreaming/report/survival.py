@@ -73,12 +73,13 @@ def cannot_section(report: Report) -> str:
     if not report.survival:
         return ""
     cells = mostly_failing(report.survival)
-    untested = (
-        '<p>What is not in the list above has not been tested. <a href="#refused">What these logs cannot teach</a> '
-        "names worlds that could not be dreamt well enough to learn from.</p>"
-        if report.refused or report.not_learnable
-        else paragraph("What is not in the list above has not been tested.")
-    )
+    untested = 'Worlds that are not in the list of <a href="#survival">survival</a> were not tested.'
+    if report.refused or report.not_learnable:
+        untested += (
+            ' <a href="#refused">What these logs cannot teach</a> names those that could not be dreamt well enough to '
+            "learn from."
+        )
+    untested = f"<p>{untested}</p>"
     if not cells:
         none = paragraph("In none of the worlds tested does it fail in more than half of the episodes.")
         return section("cannot", "What the robot still cannot do", none, untested)

@@ -21,8 +21,8 @@ LOW, HIGH = [-3.0, 0.5], [5.0, 1.5]
 @pytest.fixture(scope="module")
 def policy(small_night):
     run = RunFolder(small_night.path)
-    meta = run.policy_meta()
-    return run.load_agent(BEST), {**meta, "action": {**meta["action"], "low": LOW, "high": HIGH}}
+    state, meta = run.policy(BEST)
+    return run.agent(state, meta), {**meta, "action": {**meta["action"], "low": LOW, "high": HIGH}}
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +50,7 @@ def test_it_says_what_each_number_is(policy, session):
     assert told["task"] == "push-box" and told["run"] == "runs/mine" and float(told["control_hz"]) == 20.0
     assert json.loads(told["observation_names"]) == meta["observation_names"]
     assert (json.loads(told["action_low"]), json.loads(told["action_high"])) == (LOW, HIGH)
+    assert "uniform in [0, 1)" in told["choice"] and "standard normal" in told["noise"]
     assert [one.name for one in session.get_inputs()] == ["observation", "choice", "noise"]
 
 
@@ -114,6 +115,28 @@ def test_a_policy_that_needs_the_world_model_is_refused(policy, tmp_path):
     seeing = Agent(agent.model, Actor(dataclasses.replace(agent.actor.config), agent.model, "estimate"))
     with pytest.raises(UserError, match="only policies of --view blind"):
         export(seeing, meta, tmp_path / "policy.onnx", {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_file_tells_nothing_of_the_machine_that_wrote_it(file, root):
+    assert str(root).encode() not in file.read_bytes() and b"export.py" not in file.read_bytes()
+
+
+def test_narrow_bounds_far_from_zero_are_no_fault_of_the_libraries(policy, tmp_path):
+    agent, meta = policy
+    action = {**meta["action"], "low": [1e6, 100.0], "high": [1e6 + 1, 100.05]}
+    assert export(agent, {**meta, "action": action}, tmp_path / "policy.onnx", {}).difference < 1e-4
+
+
+@pytest.mark.parametrize(("action", "said"), [
+    (None, "does not say what its commands are"),
+    ({"names": ["a", "b"], "low": [8.0, 0.0], "high": [-8.0, 1.0]}, "has to be below"),
+    ({"names": ["a", "b"], "low": [0.0, 0.0], "high": [0.0, 1.0]}, "has to be below"),
+])  # fmt: skip
+def test_commands_without_sound_bounds_are_refused(policy, tmp_path, action, said):
+    agent, meta = policy
+    with pytest.raises(UserError, match=said):
+        export(agent, {**meta, "action": action}, tmp_path / "policy.onnx", {})
     assert not list(tmp_path.iterdir())
 
 

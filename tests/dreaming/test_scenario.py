@@ -151,6 +151,8 @@ def test_a_label_says_what_differs_between_worlds_in_three_digits(tmp_path):
         "push_m_s -0.6, floor_friction 0.253", "push_m_s 0, floor_friction 0.326", "push_m_s 0.6, floor_friction 0.4"
     ]  # fmt: skip
     assert levels["push_m_s -0.6, floor_friction 0.253"].floor_friction == 0.2529822
+    (scenario,) = load_scenarios(write(tmp_path, "physics: {gravity_m_s2: [9.806, 9.814]}"), "rover")
+    assert [label for label, _ in scenario.levels("rover")] == [f"gravity_m_s2 {g}" for g in ("9.806", "9.81", "9.814")]
     (scenario,) = load_scenarios(write(tmp_path, "physics: {floor_friction: 0.1, payload_kg: 2.0}"), "rover")
     assert list(dict(scenario.levels("rover"))) == ["floor_friction 0.1, payload_kg 2"]
 

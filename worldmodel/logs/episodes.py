@@ -100,13 +100,20 @@ class Converter:
                 self._high[at] = max(self._high[at], finite.max())
 
     def bounds(self) -> tuple[list[float], list[float]]:
-        """Of each command: as given, else the extremes seen; a constant command still has room."""
+        """Of each command: as given, else the extremes seen; a constant command still has room.
+
+        Raises:
+            UserError: the lower one is not below the upper one.
+        """
         constant = self._low >= self._high
         low, high = np.where(constant, self._low - 1, self._low), np.where(constant, self._high + 1, self._high)
-        return (
-            [float(seen if given is None else given) for (given, _), seen in zip(self._given, low, strict=True)],
-            [float(seen if given is None else given) for (_, given), seen in zip(self._given, high, strict=True)],
-        )
+        lows = [float(seen if given is None else given) for (given, _), seen in zip(self._given, low, strict=True)]
+        highs = [float(seen if given is None else given) for (_, given), seen in zip(self._given, high, strict=True)]
+        for name, given, bounds in zip(self.action, self._given, zip(lows, highs, strict=True), strict=True):
+            if bounds[0] >= bounds[1]:
+                low, high = (f"{b:g}{', as seen' if g is None else ''}" for b, g in zip(bounds, given, strict=True))
+                raise UserError(f"the mapping's command {name}: its low ({low}) is not below its high ({high})")
+        return lows, highs
 
     def _parts(self, raw: RawEpisode) -> Iterator[tuple[RawEpisode, bool]]:
         """Cut where the mapping's `episode` changes and after what ends the task; and whether each ended so."""

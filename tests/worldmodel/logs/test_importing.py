@@ -242,6 +242,8 @@ def test_a_change_of_the_mapping_is_noticed(tmp_path):
         ({"observation": {"columns": {"x_m": {"column": "x", "angle": "round"}}}}, "unwrapped or sin_cos or null, not"),
         ({"observation": {}}, "need either an array"),
         ({"action": {"columns": {"f": {"column": "force", "angle": "sin_cos"}}}}, "`angle` is for observations"),
+        ({"action": {"columns": {"f": {"column": "force", "low": 8, "high": -8}}}}, r"low \(8\) is not below its high"),
+        ({"action": {"columns": {"f": {"column": "force", "low": 99}}}}, r"low \(99\) is not below .*, as seen\)"),
         ({"time": "floor"}, "the clock floor is neither a number nor a date"),
         ({"control_hz": 0}, "control_hz is 0, expected above 0"),
         ({"show": ["y"]}, 'show: "y" is unknown'),
