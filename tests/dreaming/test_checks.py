@@ -79,6 +79,7 @@ def phase_with(helper: Told, seconds: float = 100.0):
     dreamer.dream = dream
     night = SimpleNamespace(
         state=Progress(), searches=False, dreamer=dreamer, trainer=SimpleNamespace(replay=None), simulated=True,
+        save_every_s=60.0,
         earlier_s=0.0, device=None, nominal=registry.nominal("push-box"), agent=lambda name: f"the {name}",
         config=SimpleNamespace(task="push-box", select=True, gate=True, dream=SimpleNamespace(horizon=5)),
         coverable=lambda: [ICE],

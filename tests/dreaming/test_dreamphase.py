@@ -16,7 +16,7 @@ def ended(skipped: int) -> Progress:
     )  # fmt: skip
     night = SimpleNamespace(
         state=Progress(), searches=False, dreamer=dreamer, trainer=None, coverable=list, simulated=False,
-        save_policy=lambda name, **_: None, tick=lambda *_: None, metrics=lambda *_: None,
+        save_every_s=60.0, save_policy=lambda name, **_: None, tick=lambda *_: None, metrics=lambda *_: None,
     )  # fmt: skip
     phase = DreamPhase(night, Budget(0.0, [Share("dream", 1.0)]).phase("dream"))  # pyright: ignore[reportArgumentType]
     phase._begin = lambda: None
@@ -41,7 +41,7 @@ def test_a_night_may_do_without_trials_and_audits_and_then_keeps_the_last_policy
     )  # fmt: skip
     saved: list[str] = []
     night = SimpleNamespace(
-        state=Progress(), searches=False, dreamer=dreamer, trainer=None, simulated=True,
+        save_every_s=60.0, state=Progress(), searches=False, dreamer=dreamer, trainer=None, simulated=True,
         save_policy=lambda name, **_: saved.append(name),
         coverable=lambda: [Scenario("slippery", "", {"default": {"floor_friction": 0.1}})],
         config=SimpleNamespace(select=False, gate=False),
