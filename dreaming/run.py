@@ -25,6 +25,7 @@ from worldmodel.saved import build_model, place
 from worldmodel.trainer import TrainerConfig
 
 CLONE, LATEST, BEST = "policy-cloned", "policy-latest", "policy-best"
+OF_RUNS = {"best": BEST, "cloned": CLONE, "latest": LATEST}  # as users say them
 ONNX = "policy.onnx"  # what export-policy makes
 ZERO_STEP = "policy-zero-step"  # the best before a wake
 OURS = {"config.yaml", "episodes", "episodes.importing", "checkpoints", "plots", "audit", "report", "wandb"}

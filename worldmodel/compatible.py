@@ -7,6 +7,7 @@ from typing import Any
 from configs import UserError, from_dict
 from worldmodel.context import ContextSpec
 from worldmodel.model import ModelConfig
+from worldmodel.saved import context_of
 
 # Settings of a model that shape nothing: a run goes on with those of today.
 HOW_IT_LEARNS = ("context_dropout", "carry_noise", "vector_scale", "representation_scale")
@@ -40,7 +41,7 @@ def same_model(folder: Path, saved: dict[str, Any], given: dict[str, Any], what:
                 "use the same --data, --size and task, or a new --run"
             )
     # Logs that have grown may span a wider range of physics; the network keeps the scale that it was trained with.
-    return ContextSpec(**{name: tuple(value) for name, value in saved["context"].items()})
+    return context_of(saved)
 
 
 def same_channels(folder: Path, saved: dict[str, Any], given: dict[str, Any]) -> None:

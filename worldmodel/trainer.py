@@ -19,11 +19,12 @@ from worldmodel.diagnosis import Finding, diagnose
 from worldmodel.earlier import Earlier, found, joined, mixed
 from worldmodel.estimate import FactorJudged, Series, judge
 from worldmodel.evaluation import OpenLoop, open_loop
+from worldmodel.known_reward import KnownReward
 from worldmodel.loss import ensemble_loss, transition_loss, world_model_loss
 from worldmodel.model import ModelConfig, Spaces, WorldModel
 from worldmodel.optim import LaProp, SafeStep
 from worldmodel.replay import Batch, Replay
-from worldmodel.saved import NAME, calibration_of, described, place, widening_of
+from worldmodel.saved import NAME, calibration_of, described, known_reward_of, place, widening_of
 from worldmodel.storage import LogReader
 
 LEAST_CAUTION = 3.0**-6
@@ -109,6 +110,7 @@ class Trainer:
         self.earlier_logs: list[str] = []  # folders of the logs that the model learnt from in earlier runs
         self.earlier: list[Earlier] = []  # those of them that were found
         self.model = WorldModel(model_config, self._spaces, context)
+        self.model.known_reward = KnownReward.of(reader, train)
         self._take(context)
         self.model.set_statistics(self.replay.statistics())
         self._complete()
@@ -154,6 +156,7 @@ class Trainer:
         self._become(theirs, [*meta.get("earlier_logs", []), *logs])
         judged = meta.get("ensemble", 0) == self.config.ensemble
         self.model.load_state_dict(state["model"] if judged else self._with_own_ensemble(state["model"]))
+        self.model.known_reward = known_reward_of(meta)  # the heads have learnt the rest of that one
         self._good_state = _copy(self.model)
 
     def _become(self, context: ContextSpec, earlier_logs: list[str]) -> None:
@@ -364,6 +367,7 @@ class Trainer:
         judged = meta.get("ensemble", 0) == self.config.ensemble  # or else by others or none: this trainer's begin anew
         self.model.load_state_dict(state["model"] if judged else self._with_own_ensemble(state["model"]))
         self.model.calibration = calibration_of(meta) if judged else None
+        self.model.known_reward = known_reward_of(meta)
         self.model.widening = widening_of(meta)
         ours = self._optimizers() if judged else self._optimizers()[: 1 + bool(self.model.transition)]
         for optimizer, saved in zip(ours, state["optimizers"][: len(ours)], strict=True):

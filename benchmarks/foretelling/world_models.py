@@ -25,6 +25,7 @@ class Ours:
     def __init__(self, reader: LogReader, seed: int) -> None:
         self.trainer = Trainer(reader, self.config(), FAITHFUL, seed)
         self.model = self.trainer.model
+        self.model.known_reward = None  # what is compared is what was learnt
 
     def config(self) -> ModelConfig:
         return replace(from_dict(ModelConfig, packaged("sizes", "laptop"), "size laptop"), carry_noise=CARRY_NOISE)
@@ -39,7 +40,8 @@ class Ours:
         beliefs, *_ = model.filter(batch.vector[:, :PAST], None, inputs[:, :PAST], batch.is_first[:, :PAST])
         # Drawn, as dreams are: rollouts of the likeliest latents stray further.
         imagined = model.imagine(beliefs.at(slice(None), -1), inputs[:, PAST:])
-        return Foretold(model.decode(imagined), model.predict_reward(imagined), model.predict_continuation(imagined))
+        reward = model.predict_reward(imagined, batch.action[:, PAST:])
+        return Foretold(model.decode(imagined), reward, model.predict_continuation(imagined))
 
     def save(self, folder: Path) -> None:
         self.trainer.save(folder)

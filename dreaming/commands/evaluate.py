@@ -8,7 +8,7 @@ from rich.table import Table
 from configs import UserError, suggest
 from dreaming.cli import Evaluate
 from dreaming.evaluate import CellResult
-from dreaming.run import BEST, CLONE, LATEST, RunFolder
+from dreaming.run import OF_RUNS, RunFolder
 from dreaming.scenario import load_scenarios, within
 from dreaming.selection import SURVIVAL_SEEDS
 from dreaming.survival import Survival, cells_of, log_ranges, try_policies
@@ -18,7 +18,6 @@ from envs.workers import Workers
 from worldmodel.console import Screen, clock
 from worldmodel.storage import LogReader
 
-OF_RUNS = {"best": BEST, "cloned": CLONE, "latest": LATEST}
 ENVS = 32
 # Beyond those of a night's own survival, so that looking twice is looking at something new.
 FIRST_SEED = SURVIVAL_SEEDS + 1_000_000

@@ -2,9 +2,8 @@
 
 from configs import UserError, suggest
 from dreaming.cli import Export
-from dreaming.commands.evaluate import OF_RUNS
 from dreaming.export import CHOICE, COMMAND, NOISE, OBSERVATION, export
-from dreaming.run import ONNX, RunFolder
+from dreaming.run import OF_RUNS, ONNX, RunFolder
 from worldmodel.console import Screen
 
 

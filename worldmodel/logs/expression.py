@@ -8,7 +8,7 @@ import ast
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from configs import UserError, suggest
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "sin": np.sin,
     "cos": np.cos,
+    "tanh": np.tanh,
     "exp": np.exp,
     "sqrt": np.sqrt,
     "abs": np.abs,
@@ -38,6 +39,17 @@ _COMPARE: dict[type, Callable[..., Any]] = {
 }
 LONGEST = 2000  # characters
 ALLOWED = f"numbers, channels, + - * / ** < <= > >=, {', '.join(FUNCTIONS)}"
+
+
+class Arithmetic(NamedTuple):
+    """What an expression is worked out with: numpy here, whoever wants gradients brings another."""
+
+    number: Callable[[float], Any]
+    functions: Mapping[str, Callable[..., Any]]  # those of FUNCTIONS
+    compared: Callable[[Callable[[Any, Any], Any], Any, Any], Any]  # by an operator, two sides: 1 where true, else 0
+
+
+NUMPY = Arithmetic(np.float64, FUNCTIONS, lambda compare, left, right: np.asarray(compare(left, right), np.float64))
 
 
 @dataclass(frozen=True)
@@ -69,7 +81,11 @@ class Expression:
         length = len(next(iter(values.values())))
         doubles = {name: np.asarray(values[name], np.float64) for name in self.channels}
         with np.errstate(all="ignore"):  # what is not finite is the caller's to report, with its place
-            return np.broadcast_to(np.asarray(_evaluate(self._tree, doubles), np.float64), (length,)).copy()
+            return np.broadcast_to(np.asarray(self.evaluate(doubles, NUMPY), np.float64), (length,)).copy()
+
+    def evaluate(self, values: Mapping[str, Any], arithmetic: Arithmetic) -> Any:
+        """Args: values: by channel, of the kind that `arithmetic` works on."""
+        return _evaluate(self._tree, values, arithmetic)
 
 
 def _check(node: ast.expr, text: str, channels: Sequence[str]) -> dict[str, None]:
@@ -110,19 +126,21 @@ def _check(node: ast.expr, text: str, channels: Sequence[str]) -> dict[str, None
     return walk(node)
 
 
-def _evaluate(node: ast.expr, values: Mapping[str, np.ndarray]) -> Any:
+def _evaluate(node: ast.expr, values: Mapping[str, Any], arithmetic: Arithmetic) -> Any:
+    def of(part: ast.expr) -> Any:
+        return _evaluate(part, values, arithmetic)
+
     match node:
         case ast.Constant(value=int() | float() as value):
-            return np.float64(value)
+            return arithmetic.number(value)
         case ast.Name(id=name):
             return values[name]
         case ast.UnaryOp(op=op, operand=inner):
-            value = _evaluate(inner, values)
-            return -value if isinstance(op, ast.USub) else value
+            return -of(inner) if isinstance(op, ast.USub) else of(inner)
         case ast.BinOp(left=left, op=op, right=right):
-            return _BINARY[type(op)](_evaluate(left, values), _evaluate(right, values))
+            return _BINARY[type(op)](of(left), of(right))
         case ast.Compare(left=left, ops=[op], comparators=[right]):
-            return np.asarray(_COMPARE[type(op)](_evaluate(left, values), _evaluate(right, values)), np.float64)
+            return arithmetic.compared(_COMPARE[type(op)], of(left), of(right))
         case ast.Call(func=ast.Name(id=name), args=arguments):
-            return FUNCTIONS[name](*(_evaluate(argument, values) for argument in arguments))
+            return arithmetic.functions[name](*map(of, arguments))
     raise AssertionError(f"{ast.dump(node)} was not checked")
