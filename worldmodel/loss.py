@@ -29,14 +29,6 @@ def vector_loss(model: WorldModel, mean: Tensor, log_std: Tensor, target: Tensor
     return (nll * torch.exp(log_std.detach())).sum(-1)
 
 
-def to_be_learnt(model: WorldModel, batch: Batch) -> Tensor:
-    """Rewards (B, T) as the heads are to give them: less what is known of them already."""
-    if model.known_reward is None:
-        return batch.reward
-    begun = torch.as_tensor(batch.step > 0).to(batch.reward.device)  # nothing led to an episode's first row
-    return (batch.reward - model.known_reward(batch.vector, batch.action)) * begun
-
-
 def transition_loss(model: WorldModel, batch: Batch) -> Tensor:
     """The transition's loss (scalar) on windows (B, 1 + K) of rows; all are told what physics the log knows.
 
@@ -66,8 +58,7 @@ def transition_loss(model: WorldModel, batch: Batch) -> Tensor:
             strayed = ((scaled[:, t] - at) / model.step_std) ** 2 * torch.exp(-log_std.detach())
             loss = torch.log1p(0.5 * strayed).sum(-1) / steps
         total = total + (loss * counted).mean()
-    due = to_be_learnt(model, batch)[:, 1]
-    paid = twohot_loss(model.transition.reward(scaled[:, 1]), due, model.bins) * ~batch.is_first[:, 1]
+    paid = twohot_loss(model.transition.reward(scaled[:, 1]), batch.rest[:, 1], model.bins) * ~batch.is_first[:, 1]
     return total + paid.mean()
 
 
@@ -131,7 +122,7 @@ def world_model_loss(model: WorldModel, batch: Batch, open_loop: int = 0) -> Los
         vector = ((model.decoder(beliefs.latent.feat()) - symlog(target)) ** 2).sum(-1)
     else:
         vector = vector_loss(model, *model.expected(beliefs.latent, before, inputs), target) * counted
-    reward = twohot_loss(model.reward_logits(beliefs, dreaming=False), to_be_learnt(model, batch), model.bins)
+    reward = twohot_loss(model.reward_logits(beliefs, dreaming=False), batch.rest, model.bins)
     continuation = bernoulli_loss(model.continuation(feat).squeeze(-1), alive)
     parts = {
         "vector": model.config.vector_scale * vector.mean(),

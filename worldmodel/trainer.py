@@ -110,14 +110,14 @@ class Trainer:
         self.earlier_logs: list[str] = []  # folders of the logs that the model learnt from in earlier runs
         self.earlier: list[Earlier] = []  # those of them that were found
         self.model = WorldModel(model_config, self._spaces, context)
-        self.model.known_reward = KnownReward.of(reader, train)
+        self.trouble = _spiky_channels(reader)
+        self.model.known_reward = self._said(reader, train)
         self._take(context)
         self.model.set_statistics(self.replay.statistics())
         self._complete()
         self.rng = np.random.default_rng(seed)
         self.steps = 0
         self.caution = 1.0  # factor on the learning rate, lowered when losses were not finite
-        self.trouble = _spiky_channels(reader)
         self.skipped = 0  # steps that were refused in whole or in part, as something was not finite
         self._skipped_in_a_row = 0
         self._good_state: dict[str, Any] | None = None
@@ -133,11 +133,21 @@ class Trainer:
         self.replay, self.held_out = self._replays(self.reader, *self._episodes)
 
     def _replays(self, reader: LogReader, train: list[int], held_out: list[int]) -> tuple[Replay, Replay]:
-        context, device = self.model.context, self.device
+        context, device, known = self.model.context, self.device, self.model.known_reward
+        if known:  # other logs may pay otherwise, and the rest of it be the same
+            known = self._said(reader, train) or known
         return (
-            Replay(reader, context, train, self.config.terminal_share, device),
-            Replay(reader, context, held_out, device=device),
+            Replay(reader, context, train, self.config.terminal_share, device, known),
+            Replay(reader, context, held_out, device=device, known_reward=known),
         )
+
+    def _said(self, reader: LogReader, episodes: list[int]) -> KnownReward | None:
+        try:
+            return KnownReward.of(reader, episodes)
+        except UserError as error:
+            note = f"{reader.folder}: {error}; it is learnt"
+            self.trouble += [note] if note not in self.trouble else []
+            return None
 
     def start_from(self, folder: Path, logs: list[str], run: str = "") -> None:
         """Begin as the model of an earlier run: its weights, its scales, its context; the optimisers start afresh.
@@ -153,16 +163,20 @@ class Trainer:
         state, meta, _ = checkpoint.load(folder, NAME)
         theirs = same_model(folder, meta, self.meta(), ("spaces", "model"))
         self.began_as = run or str(folder)
+        theirs_known = known_reward_of(meta)
+        # Heads that have learnt all of it go on so; else what these logs say takes the place of what those did.
+        self.model.known_reward = theirs_known and (self.model.known_reward or theirs_known)
         self._become(theirs, [*meta.get("earlier_logs", []), *logs])
         judged = meta.get("ensemble", 0) == self.config.ensemble
         self.model.load_state_dict(state["model"] if judged else self._with_own_ensemble(state["model"]))
-        self.model.known_reward = known_reward_of(meta)  # the heads have learnt the rest of that one
         self._good_state = _copy(self.model)
 
     def _become(self, context: ContextSpec, earlier_logs: list[str]) -> None:
         """Of another context than these logs', and mindful of earlier ones."""
         if context.names != self.model.context.names:
+            known = self.model.known_reward
             self.model = WorldModel(self.model.config, self._spaces, context)
+            self.model.known_reward = known
             self._complete()
         self._take(context)
         self.earlier_logs = list(dict.fromkeys(earlier_logs))
@@ -360,14 +374,14 @@ class Trainer:
         what = ("task", "spaces", "model", *(() if self.began_as else ("physics",)))
         theirs = same_model(folder, meta, self.meta(), what)
         same_channels(folder, meta, self.meta())
+        self.model.known_reward = known_reward_of(meta)
         if self.began_as:
             self._become(theirs, meta["earlier_logs"])
-        elif theirs != self.model.context:
+        else:
             self._take(theirs)
         judged = meta.get("ensemble", 0) == self.config.ensemble  # or else by others or none: this trainer's begin anew
         self.model.load_state_dict(state["model"] if judged else self._with_own_ensemble(state["model"]))
         self.model.calibration = calibration_of(meta) if judged else None
-        self.model.known_reward = known_reward_of(meta)
         self.model.widening = widening_of(meta)
         ours = self._optimizers() if judged else self._optimizers()[: 1 + bool(self.model.transition)]
         for optimizer, saved in zip(ours, state["optimizers"][: len(ours)], strict=True):

@@ -38,6 +38,8 @@ _COMPARE: dict[type, Callable[..., Any]] = {
     ast.GtE: operator.ge,
 }
 LONGEST = 2000  # characters
+DEEPEST = 100  # parts within parts
+LARGEST = 1e38  # a number; dreams pay in float32
 ALLOWED = f"numbers, channels, + - * / ** < <= > >=, {', '.join(FUNCTIONS)}"
 
 
@@ -76,6 +78,10 @@ class Expression:
             raise UserError("the reward is nested too deeply; write it shorter") from None
         return cls(text, tuple(used), tree)
 
+    def __str__(self) -> str:
+        """In plain writing, whatever stood between the parts."""
+        return ast.unparse(self._tree)
+
     def __call__(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
         """Args: values: (T,) by channel."""
         length = len(next(iter(values.values())))
@@ -97,30 +103,34 @@ def _check(node: ast.expr, text: str, channels: Sequence[str]) -> dict[str, None
     def part(of: ast.expr) -> str:
         return repr(ast.get_source_segment(text, of) or ast.unparse(of))
 
-    def walk(of: ast.expr) -> dict[str, None]:
+    def walk(of: ast.expr, depth: int = 0) -> dict[str, None]:
+        if depth > DEEPEST:
+            raise RecursionError
         match of:
-            case ast.Constant(value=int() | float()) if not isinstance(of.value, bool):
+            case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
+                if abs(value) > LARGEST:
+                    raise refuse(f"{part(of)[:20]} is larger than {LARGEST:g}")
                 return {}
             case ast.Name(id=name):
                 if name not in channels:
                     raise UserError(f"the reward {text!r}: channel {suggest(name, channels)}")
                 return {name: None}
             case ast.UnaryOp(op=ast.USub() | ast.UAdd(), operand=inner):
-                return walk(inner)
+                return walk(inner, depth + 1)
             case ast.BinOp(left=left, op=op, right=right):
                 if type(op) not in _BINARY:
                     raise refuse(f"{part(of)} uses an operator that is not allowed")
-                return walk(left) | walk(right)
+                return walk(left, depth + 1) | walk(right, depth + 1)
             case ast.Compare(left=left, ops=ops, comparators=others):
                 if any(type(op) not in _COMPARE for op in ops) or len(ops) != 1:
                     raise refuse(f"{part(of)} compares in a way that is not allowed")
-                return walk(left) | walk(others[0])
+                return walk(left, depth + 1) | walk(others[0], depth + 1)
             case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]):
                 if name not in FUNCTIONS:
                     raise UserError(f"the reward {text!r}: function {suggest(name, FUNCTIONS)}")
                 if not (len(arguments) >= 2 if name in ("min", "max") else len(arguments) == 1):
                     raise refuse(f"{part(of)} has {len(arguments)} arguments")
-                return {key: None for argument in arguments for key in walk(argument)}
+                return {key: None for argument in arguments for key in walk(argument, depth + 1)}
         raise refuse(f"{part(of)} is not allowed")
 
     return walk(node)
