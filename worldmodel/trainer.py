@@ -54,6 +54,7 @@ class TrainerConfig:
     compute: Literal["auto", "float32", "bfloat16"] = "auto"
     ensemble: int = 5  # members that judge the transition, or 0
     ensemble_batch: int = 256  # transitions for each member in every update
+    known_reward: bool = True  # what logs say of a step's reward is not learnt; False: all of it is
     rehearsal: float = 0.3  # share of every batch from logs of an earlier run that the model began as, if it did
 
     def __post_init__(self) -> None:
@@ -142,8 +143,9 @@ class Trainer:
         )
 
     def _said(self, reader: LogReader, episodes: list[int]) -> KnownReward | None:
+        """What a log says of its rewards, if it is to be believed."""
         try:
-            return KnownReward.of(reader, episodes)
+            return KnownReward.of(reader, episodes) if self.config.known_reward else None
         except UserError as error:
             note = f"{reader.folder}: {error}; it is learnt"
             self.trouble += [note] if note not in self.trouble else []

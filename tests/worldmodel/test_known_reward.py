@@ -242,6 +242,12 @@ def test_a_model_that_begins_as_another_pays_what_its_own_logs_say(tmp_path):
     assert silent.replay.whole([0], 20).rest.abs().max() < 1e-5
 
 
+def test_it_can_be_learnt_all_the_same(tmp_path):
+    trainer = Trainer(logged(tmp_path, [GOAL] * 6), TINY, dataclasses.replace(QUICK, known_reward=False))
+    batch = trainer.replay.whole([0], 20)
+    assert trainer.model.known_reward is None and torch.equal(batch.rest, batch.reward)
+
+
 def test_what_is_wrong_with_it_is_said_and_it_is_learnt(tmp_path):
     trainer = Trainer(logged(tmp_path, ["x_m"] * 6), TINY, QUICK)
     assert trainer.model.known_reward is None
