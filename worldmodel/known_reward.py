@@ -18,7 +18,7 @@ from configs import UserError
 from worldmodel.logs.expression import NUMPY, Arithmetic, Expression
 from worldmodel.storage import LogReader
 
-EDGE = 0.05  # width of a comparison's slope, in standard deviations of what is compared, over the logs
+EDGE = 0.03  # width of a comparison's slope, in standard deviations of what is compared, over the logs
 ALIKE = 1e-3  # of the rewards' standard deviation: what counts as the same reward
 BORNE_OUT = 0.98  # share of the logged rewards that have to be what the expression says
 
@@ -102,7 +102,8 @@ class KnownReward:
     def __call__(self, vector: Tensor, action: Tensor) -> Tensor:
         """Rewards (...) for arriving at observations (..., D) by commands (..., A), shares of their bounds in [-1, 1].
 
-        With gradients in both. A comparison has those of a slope at its edge, which say on which side it pays.
+        With gradients in both. A comparison has those of a slope just inside its edge: whoever climbs it, and scatters,
+        comes to lie inside and not on the edge.
         """
         values = dict(zip(self.channels, vector.unbind(-1), strict=True))
         for name, given, low, high in zip(self.commands, action.unbind(-1), self.low, self.high, strict=True):
@@ -119,11 +120,11 @@ def _root(value: Tensor) -> Tensor:
 
 
 def _compared(compare: Callable[[Any, Any], Any], left: Tensor, right: Tensor, width: float) -> Tensor:
-    """1 where it holds, else 0; with the gradient of a sigmoid of that width."""
+    """1 where it holds, else 0; with the gradient of a sigmoid of that width, and so far inside."""
     holds = compare(left, right).to(torch.float32)
     if not torch.is_grad_enabled() or width <= 0:
         return holds
-    slope = torch.sigmoid((left - right if compare(1.0, 0.0) else right - left) / width)
+    slope = torch.sigmoid((left - right if compare(1.0, 0.0) else right - left) / width - 1)
     return holds + torch.where(slope.isfinite(), slope - slope.detach(), 0.0)
 
 
