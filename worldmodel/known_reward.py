@@ -1,11 +1,11 @@
 """A reward that logs say themselves, as an expression over their channels: then it need not be learnt.
 
-Where a goal begins to pay a network learns from the few rows that lie just beside it, and a policy that hurries stops
-where it errs. What the expression leaves out, the end of an episode say, the world model's heads learn as the rest.
-An episode says it as `info["reward"]`; what an import found no reward for says "none".
+A network learns where a goal begins to pay from the few rows that lie just beside it, and beyond the logs nothing. What
+the expression leaves out, the end of an episode say, the world model's heads learn as the rest. An episode says it as
+`info["reward"]`; one that an import found no reward for says "none".
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from typing import Any
@@ -18,7 +18,7 @@ from configs import UserError
 from worldmodel.logs.expression import NUMPY, Arithmetic, Expression
 from worldmodel.storage import LogReader
 
-EDGE = 0.03  # width of a comparison's slope, in standard deviations of what is compared, over the logs
+EDGE = 0.05  # width of a comparison's slope, in standard deviations of what is compared, over the logs
 ALIKE = 1e-3  # of the rewards' standard deviation: what counts as the same reward
 BORNE_OUT = 0.98  # share of the logged rewards that have to be what the expression says
 
@@ -102,26 +102,15 @@ class KnownReward:
     def __call__(self, vector: Tensor, action: Tensor) -> Tensor:
         """Rewards (...) for arriving at observations (..., D) by commands (..., A), shares of their bounds in [-1, 1].
 
-        With gradients in both. No dream is true to the millimetre, so that what a threshold pays has to be sure: it is
-        a slope, that lies inside where holding it pays, and outside where it costs.
+        With gradients in both. A comparison has those of a slope at its edge, which say on which side it pays.
         """
         values = dict(zip(self.channels, vector.unbind(-1), strict=True))
         for name, given, low, high in zip(self.commands, action.unbind(-1), self.low, self.high, strict=True):
             values[name] = (low + high) / 2 + given * ((high - low) / 2 if high > low else 1.0)
-
-        def paid(thresholds: Iterator[Threshold]) -> Tensor:
-            arithmetic = TORCH._replace(compared=lambda compare, left, right: next(thresholds)(compare, left, right))
-            found = self._expression.evaluate(values, arithmetic)
-            return found.to(vector.device).expand(vector.shape[:-1])
-
-        thresholds = [Threshold(width) for width in self.edges]
-        if thresholds:
-            with torch.enable_grad():
-                held = paid(iter(thresholds)).sum()
-                gains = torch.autograd.grad(held, [one.holds for one in thresholds])
-            for one, gain in zip(thresholds, gains, strict=True):
-                one.side = torch.nan_to_num(gain).sign()
-        return torch.nan_to_num(paid(iter(thresholds)), nan=0.0).clamp(self.least, self.most)
+        edges = iter(self.edges)
+        arithmetic = TORCH._replace(compared=lambda how, left, right: _compared(how, left, right, next(edges, 0.0)))
+        found = self._expression.evaluate(values, arithmetic).to(vector.device).expand(vector.shape[:-1])
+        return torch.nan_to_num(found, nan=0.0).clamp(self.least, self.most)
 
 
 def _root(value: Tensor) -> Tensor:
@@ -129,24 +118,13 @@ def _root(value: Tensor) -> Tensor:
     return torch.sqrt(value.clamp(min=torch.finfo(value.dtype).tiny))
 
 
-class Threshold:
-    """A comparison: 1 where it holds, else 0, and between them a slope.
-
-    Asked first, it is centred and takes no gradient further, so that what holding it gains can be asked for.
-    """
-
-    def __init__(self, width: float) -> None:
-        self.width = width
-        self.holds: Tensor
-        self.side: Tensor | None = None  # of the edge that the slope lies on: 1 inside, -1 outside
-
-    def __call__(self, compare: Callable[[Any, Any], Any], left: Tensor, right: Tensor) -> Tensor:
-        inside = left - right if compare(1.0, 0.0) else right - left
-        slope = inside / self.width if self.width > 0 else torch.where(compare(left, right), torch.inf, -torch.inf)
-        if self.side is None:
-            self.holds = torch.sigmoid(slope).detach().requires_grad_()
-            return self.holds
-        return torch.sigmoid(slope - self.side)
+def _compared(compare: Callable[[Any, Any], Any], left: Tensor, right: Tensor, width: float) -> Tensor:
+    """1 where it holds, else 0; with the gradient of a sigmoid of that width."""
+    holds = compare(left, right).to(torch.float32)
+    if not torch.is_grad_enabled() or width <= 0:
+        return holds
+    slope = torch.sigmoid((left - right if compare(1.0, 0.0) else right - left) / width)
+    return holds + torch.where(slope.isfinite(), slope - slope.detach(), 0.0)
 
 
 def _number(value: Any) -> Tensor:
@@ -165,5 +143,5 @@ TORCH = Arithmetic(
         "min": lambda *values: reduce(torch.minimum, values),
         "max": lambda *values: reduce(torch.maximum, values),
     },
-    compared=lambda compare, left, right: compare(left, right).to(torch.float32),
+    compared=lambda compare, left, right: _compared(compare, left, right, 0.0),
 )
