@@ -152,7 +152,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         push = self._physics.push[torch.arange(self.num_envs), age]
         with self._own_random():
             moment, _ = dream_step(self.model, moment, command, self._physics.at(age), push, self.noisy)
-            reward = self.model.predict_reward(moment.world, command).numpy()
+            reward = self.model.predict_reward(moment.world).numpy()
             continuation = self.model.predict_continuation(moment.world).numpy()
         self._moment = moment
         self._age += 1

@@ -222,14 +222,14 @@ def imagine(
         estimates.append(agent.estimate)
         actions.append(action)
     stacked = _stack([moment.world for moment in moments])
-    arrived, action = stacked.at(slice(None), slice(1, None)), torch.stack(actions, 1)
+    arrived = stacked.at(slice(None), slice(1, None))
     return Rollout(
         world=stacked,
         estimate=torch.stack(estimates, 1),
         observation=torch.stack([moment.observation for moment in moments], 1),
         seen=torch.stack([moment.seen for moment in moments], 1),
-        action=action,
-        reward=model.predict_reward(arrived, within(action, 1.0)),
+        action=torch.stack(actions, 1),
+        reward=model.predict_reward(arrived),
         continuation=model.predict_continuation(arrived),
         physics=physics,
         end=Starts(

@@ -147,7 +147,7 @@ def replayed_logs(
                         physics=dict(held_out.reader.episodes[episode]["physics"]),
                         action=batch.action[0, past:].cpu().numpy(),
                         observation=observation[0].cpu().numpy(),
-                        reward=model.predict_reward(imagined, batch.action[:, past:])[0].cpu().numpy(),
+                        reward=model.predict_reward(imagined)[0].cpu().numpy(),
                         continuation=model.predict_continuation(imagined)[0].cpu().numpy(),
                         **stated(model, start, imagined, inputs[:, past:]),
                     )

@@ -57,7 +57,6 @@ class BulletEnv(gymnasium.Env[Any, np.ndarray]):
     engine: ClassVar[dict[str, Any]]  # arguments of setPhysicsEngineParameter, numSubSteps among them
     view: ClassVar[View]
     reset_only: ClassVar[frozenset[str]] = frozenset()  # factors that cannot change while an episode runs
-    reward: ClassVar[str] = ""  # what a step pays, failures apart, if the true state says it (docs/your-logs.md)
     unused: ClassVar[frozenset[str]] = frozenset()  # factors that this task has not; setting one is an error
 
     def __init__(self, camera: bool = False, physics: Physics | None = None) -> None:

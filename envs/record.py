@@ -214,9 +214,6 @@ def record(
 def _record(
     workers: Workers, policy: Policy, episodes: int, seed: int, draw: Callable[[np.random.Generator], Physics]
 ) -> Iterator[Episode]:
-    about = {"task": workers.task, "policy": policy_name(policy), "recording_seed": seed}
-    if text := registry.task_class(workers.task).reward:
-        about["reward"] = text
     rows: list[_Running | None] = [None] * workers.n_envs
     finished: dict[int, Episode] = {}
     current: Arrays = {}
@@ -251,7 +248,7 @@ def _record(
             running.push.append(steps.info["push"][k])
             if steps.terminated[k] or steps.truncated[k]:
                 episode = running.finish(bool(steps.terminated[k]), bool(steps.truncated[k]))
-                episode.info |= about
+                episode.info |= {"task": workers.task, "policy": policy_name(policy), "recording_seed": seed}
                 finished[running.number] = episode
                 rows[row] = None
         while yielded in finished:

@@ -88,7 +88,7 @@ class Filtered:
         return cls(
             moments=windows,
             inputs=inputs,
-            reward=model.predict_reward(beliefs, batch.action),
+            reward=model.predict_reward(beliefs),
             posterior=posterior,
             prior=model.rssm.prior_log_probs(beliefs.deter),
             expected=model.expected(beliefs.latent, before, inputs)[0],

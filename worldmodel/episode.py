@@ -35,8 +35,7 @@ class Episode:
     physics: dict[str, float] = field(default_factory=dict)
     """The factors that are known, by `Physics` field name, SI; {} for a log that labels nothing."""
     info: dict[str, Any] = field(default_factory=dict)
-    """Anything JSON holds: task, seed (of the environment's reset), policy, split, source, ... As `reward` what a step
-    pays, an expression over the channels, if that is so (`worldmodel/known_reward.py`)."""
+    """Anything JSON holds: task, seed (of the environment's reset), policy, split, source, ..."""
     demonstrated: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     """(T, A) float32, what the demonstrator meant, before the noise that the recording added to learn what lies beside
     the path (Laskey et al., "DART", 2017). What an imitator should copy. Default: `action`."""

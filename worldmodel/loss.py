@@ -58,7 +58,7 @@ def transition_loss(model: WorldModel, batch: Batch) -> Tensor:
             strayed = ((scaled[:, t] - at) / model.step_std) ** 2 * torch.exp(-log_std.detach())
             loss = torch.log1p(0.5 * strayed).sum(-1) / steps
         total = total + (loss * counted).mean()
-    paid = twohot_loss(model.transition.reward(scaled[:, 1]), batch.rest[:, 1], model.bins) * ~batch.is_first[:, 1]
+    paid = twohot_loss(model.transition.reward(scaled[:, 1]), batch.reward[:, 1], model.bins) * ~batch.is_first[:, 1]
     return total + paid.mean()
 
 
@@ -122,7 +122,7 @@ def world_model_loss(model: WorldModel, batch: Batch, open_loop: int = 0) -> Los
         vector = ((model.decoder(beliefs.latent.feat()) - symlog(target)) ** 2).sum(-1)
     else:
         vector = vector_loss(model, *model.expected(beliefs.latent, before, inputs), target) * counted
-    reward = twohot_loss(model.reward_logits(beliefs, dreaming=False), batch.rest, model.bins)
+    reward = twohot_loss(model.reward_logits(beliefs, dreaming=False), batch.reward, model.bins)
     continuation = bernoulli_loss(model.continuation(feat).squeeze(-1), alive)
     parts = {
         "vector": model.config.vector_scale * vector.mean(),

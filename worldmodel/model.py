@@ -17,7 +17,6 @@ from worldmodel.calibration import Calibration
 from worldmodel.context import ContextSpec
 from worldmodel.distributions import symexp, symlog, twohot_bins, twohot_mean
 from worldmodel.ensemble import Ensemble
-from worldmodel.known_reward import KnownReward
 from worldmodel.nets import MLP, Head, ImageDecoder, ImageEncoder, Linear, within
 from worldmodel.replay import Batch, Statistics
 from worldmodel.rssm import RSSM, Prepared, RSSMConfig, State
@@ -156,7 +155,6 @@ class WorldModel(nn.Module):
         self.register_buffer("bins", twohot_bins())
         self.ensemble: Ensemble | None = None
         self.calibration: Calibration | None = None
-        self.known_reward: KnownReward | None = None  # else the heads learn all of it
         self.widening: tuple[float, ...] | None = None  # of the context's stated deviation: worldmodel.estimate
 
     def add_ensemble(self, members: int) -> None:
@@ -237,10 +235,8 @@ class WorldModel(nn.Module):
         by_itself = self.transition.reward(belief.vector)
         return logits + (by_itself if dreaming else by_itself.detach())
 
-    def predict_reward(self, belief: Belief, action: Tensor) -> Tensor:
-        """What arriving here (...) by the commands (..., A) pays: what is known of it, and what is learnt beside."""
-        learnt = twohot_mean(self.reward_logits(belief), self.bins)
-        return learnt if self.known_reward is None else learnt + self.known_reward(self.decode(belief), action)
+    def predict_reward(self, belief: Belief) -> Tensor:
+        return twohot_mean(self.reward_logits(belief), self.bins)
 
     def predict_continuation(self, belief: Belief) -> Tensor:
         """Probability (...) that the episode has not terminated on arriving here."""

@@ -175,8 +175,6 @@ def _introduce(screen: Screen, trainer: Trainer, goes_on: Path | None, size: str
         f"({clock(steps / hz)} at {hz:g} Hz) in {len(reader)} episodes, "
         f"{len(trainer.held_out.episodes)} of them held out"
     )
-    if model.known_reward:
-        screen.say(f"The logs say what a step pays, so that it need not be learnt: {model.known_reward.text}")
     ranges = {name: model.context.range_of(name) for name in model.context.names}
     told = ", ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in ranges.items())
     screen.say(f"Physics that the model can be told: {told or 'none (the logs label none that varies)'}")

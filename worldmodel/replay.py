@@ -15,7 +15,6 @@ from torch import Tensor
 from configs import UserError
 from worldmodel.context import PUSH, ContextSpec
 from worldmodel.device import CPU
-from worldmodel.known_reward import KnownReward
 from worldmodel.spikes import STILL
 from worldmodel.storage import LogReader
 
@@ -32,7 +31,6 @@ class Batch:
     known: Tensor  # (B, T, C) 0 or 1
     labelled: Tensor  # (B, T) bool: the physics of this episode is known
     reward: Tensor  # (B, T)
-    rest: Tensor  # (B, T) of the reward what is not known already, and is to be learnt
     is_first: Tensor  # (B, T) bool: an episode's first row, and a segment's
     is_terminal: Tensor  # (B, T) bool
     demonstrated: Tensor  # (B, T, A) what the demonstrator meant to command here (zero on an episode's last row)
@@ -53,7 +51,6 @@ class Batch:
             context=nothing,
             known=nothing,
             labelled=action.new_zeros(shape, dtype=torch.bool),
-            rest=rows["reward"],
             episode=nowhere,
             step=nowhere,
             **rows,
@@ -88,7 +85,6 @@ class Replay:
         terminal_share: share of segments that are placed so as to hold an episode's termination, if any is logged.
             Falls are rare and matter most.
         device: where batches are wanted.
-        known_reward: what need not be learnt of the rewards.
     """
 
     def __init__(
@@ -98,9 +94,8 @@ class Replay:
         episodes: Sequence[int] | None = None,
         terminal_share: float = 0.2,
         device: torch.device = CPU,
-        known_reward: KnownReward | None = None,
     ) -> None:
-        self.reader, self.context, self.device, self.known_reward = reader, context, device, known_reward
+        self.reader, self.context, self.device = reader, context, device
         self.episodes = np.arange(len(reader)) if episodes is None else np.asarray(episodes)
         if not len(self.episodes):
             raise UserError("no episodes to learn from: record or give more (at least 2, one is held out)")
@@ -163,10 +158,6 @@ class Replay:
             # Where there was no action, logs of others may hold NaN.
             return torch.from_numpy(np.where(given[..., None], within, np.float32(0)))
 
-        reward = rest = np.where(started, before["reward"], 0.0).astype(np.float32)
-        if self.known_reward is not None:
-            left = self.known_reward.rest(reward, here["vector"], before["action"])
-            rest = np.where(started, left, np.float32(0))
         image = self.reader.take_images(row) if images and self.reader.images is not None else None
         vector = self.reader.spikes.mend(here["vector"], row)
         return Batch(
@@ -177,8 +168,7 @@ class Replay:
             context=torch.from_numpy(context.astype(np.float32)),
             known=torch.from_numpy(known),
             labelled=torch.from_numpy(self.labelled[episode]),
-            reward=torch.from_numpy(reward),
-            rest=torch.from_numpy(rest),
+            reward=torch.from_numpy(np.where(started, before["reward"], 0.0).astype(np.float32)),
             is_first=torch.from_numpy(first),
             is_terminal=torch.from_numpy(last & self.terminated[episode]),
             demonstrated=scaled(here["demonstrated"], ~last),
@@ -189,7 +179,7 @@ class Replay:
 
     def only(self, episodes: Sequence[int]) -> "Replay":
         """Of these episodes of the log."""
-        return Replay(self.reader, self.context, episodes, self.terminal_share, self.device, self.known_reward)
+        return Replay(self.reader, self.context, episodes, self.terminal_share, self.device)
 
     def some_rows(self, limit: int = 200_000) -> tuple[np.ndarray, np.ndarray]:
         """Row numbers in the log of at most about `limit` rows, whole episodes, and which begin an episode."""

@@ -10,7 +10,6 @@ from configs import from_dict
 from worldmodel import checkpoint
 from worldmodel.calibration import Calibration
 from worldmodel.context import ContextSpec
-from worldmodel.known_reward import KnownReward
 from worldmodel.model import ModelConfig, Spaces, WorldModel
 from worldmodel.nets import compute_in
 
@@ -25,7 +24,6 @@ def described(model: WorldModel) -> dict[str, Any]:
         "context": asdict(model.context),
         "ensemble": model.ensemble.members if model.ensemble else 0,
         "calibration": asdict(model.calibration) if model.calibration else None,
-        "known_reward": asdict(model.known_reward) if model.known_reward else None,
         "widening": list(model.widening) if model.widening else None,
     }
 
@@ -36,7 +34,6 @@ def build_model(meta: dict[str, Any]) -> WorldModel:
     model = WorldModel(config, spaces, context_of(meta))
     model.add_ensemble(meta.get("ensemble", 0))  # a checkpoint of 0.1 has neither
     model.calibration = calibration_of(meta)
-    model.known_reward = known_reward_of(meta)
     model.widening = widening_of(meta)
     return model
 
@@ -47,11 +44,6 @@ def context_of(meta: dict[str, Any]) -> ContextSpec:
 
 def widening_of(meta: dict[str, Any]) -> tuple[float, ...] | None:
     return tuple(meta["widening"]) if meta.get("widening") else None
-
-
-def known_reward_of(meta: dict[str, Any]) -> KnownReward | None:
-    made = meta.get("known_reward")
-    return from_dict(KnownReward, made, "checkpoint") if made else None
 
 
 def calibration_of(meta: dict[str, Any]) -> Calibration | None:

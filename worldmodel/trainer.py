@@ -19,12 +19,11 @@ from worldmodel.diagnosis import Finding, diagnose
 from worldmodel.earlier import Earlier, found, joined, mixed
 from worldmodel.estimate import FactorJudged, Series, judge
 from worldmodel.evaluation import OpenLoop, open_loop
-from worldmodel.known_reward import KnownReward
 from worldmodel.loss import ensemble_loss, transition_loss, world_model_loss
 from worldmodel.model import ModelConfig, Spaces, WorldModel
 from worldmodel.optim import LaProp, SafeStep
 from worldmodel.replay import Batch, Replay
-from worldmodel.saved import NAME, calibration_of, described, known_reward_of, place, widening_of
+from worldmodel.saved import NAME, calibration_of, described, place, widening_of
 from worldmodel.storage import LogReader
 
 LEAST_CAUTION = 3.0**-6
@@ -54,7 +53,6 @@ class TrainerConfig:
     compute: Literal["auto", "float32", "bfloat16"] = "auto"
     ensemble: int = 5  # members that judge the transition, or 0
     ensemble_batch: int = 256  # transitions for each member in every update
-    known_reward: bool = True  # what logs say of a step's reward is not learnt; False: all of it is
     rehearsal: float = 0.3  # share of every batch from logs of an earlier run that the model began as, if it did
 
     def __post_init__(self) -> None:
@@ -111,14 +109,13 @@ class Trainer:
         self.earlier_logs: list[str] = []  # folders of the logs that the model learnt from in earlier runs
         self.earlier: list[Earlier] = []  # those of them that were found
         self.model = WorldModel(model_config, self._spaces, context)
-        self.trouble = _spiky_channels(reader)
-        self.model.known_reward = self._said(reader, train)
         self._take(context)
         self.model.set_statistics(self.replay.statistics())
         self._complete()
         self.rng = np.random.default_rng(seed)
         self.steps = 0
         self.caution = 1.0  # factor on the learning rate, lowered when losses were not finite
+        self.trouble = _spiky_channels(reader)
         self.skipped = 0  # steps that were refused in whole or in part, as something was not finite
         self._skipped_in_a_row = 0
         self._good_state: dict[str, Any] | None = None
@@ -134,22 +131,11 @@ class Trainer:
         self.replay, self.held_out = self._replays(self.reader, *self._episodes)
 
     def _replays(self, reader: LogReader, train: list[int], held_out: list[int]) -> tuple[Replay, Replay]:
-        context, device, known = self.model.context, self.device, self.model.known_reward
-        if known:  # other logs may pay otherwise, and the rest of it be the same
-            known = self._said(reader, train) or known
+        context, device = self.model.context, self.device
         return (
-            Replay(reader, context, train, self.config.terminal_share, device, known),
-            Replay(reader, context, held_out, device=device, known_reward=known),
+            Replay(reader, context, train, self.config.terminal_share, device),
+            Replay(reader, context, held_out, device=device),
         )
-
-    def _said(self, reader: LogReader, episodes: list[int]) -> KnownReward | None:
-        """What a log says of its rewards, if it is to be believed."""
-        try:
-            return KnownReward.of(reader, episodes) if self.config.known_reward else None
-        except UserError as error:
-            note = f"{reader.folder}: {error}; it is learnt"
-            self.trouble += [note] if note not in self.trouble else []
-            return None
 
     def start_from(self, folder: Path, logs: list[str], run: str = "") -> None:
         """Begin as the model of an earlier run: its weights, its scales, its context; the optimisers start afresh.
@@ -165,9 +151,6 @@ class Trainer:
         state, meta, _ = checkpoint.load(folder, NAME)
         theirs = same_model(folder, meta, self.meta(), ("spaces", "model"))
         self.began_as = run or str(folder)
-        theirs_known = known_reward_of(meta)
-        # Heads that have learnt all of it go on so; else what these logs say takes the place of what those did.
-        self.model.known_reward = theirs_known and (self.model.known_reward or theirs_known)
         self._become(theirs, [*meta.get("earlier_logs", []), *logs])
         judged = meta.get("ensemble", 0) == self.config.ensemble
         self.model.load_state_dict(state["model"] if judged else self._with_own_ensemble(state["model"]))
@@ -176,9 +159,7 @@ class Trainer:
     def _become(self, context: ContextSpec, earlier_logs: list[str]) -> None:
         """Of another context than these logs', and mindful of earlier ones."""
         if context.names != self.model.context.names:
-            known = self.model.known_reward
             self.model = WorldModel(self.model.config, self._spaces, context)
-            self.model.known_reward = known
             self._complete()
         self._take(context)
         self.earlier_logs = list(dict.fromkeys(earlier_logs))
@@ -376,10 +357,9 @@ class Trainer:
         what = ("task", "spaces", "model", *(() if self.began_as else ("physics",)))
         theirs = same_model(folder, meta, self.meta(), what)
         same_channels(folder, meta, self.meta())
-        self.model.known_reward = known_reward_of(meta)
         if self.began_as:
             self._become(theirs, meta["earlier_logs"])
-        else:
+        elif theirs != self.model.context:
             self._take(theirs)
         judged = meta.get("ensemble", 0) == self.config.ensemble  # or else by others or none: this trainer's begin anew
         self.model.load_state_dict(state["model"] if judged else self._with_own_ensemble(state["model"]))

@@ -14,9 +14,8 @@ from worldmodel.replay import Batch, Statistics
 from worldmodel.storage import LogReader
 from worldmodel.trainer import Trainer, TrainerConfig
 
-# Truer over long horizons than the defaults, of which policies learn better for all that (docs/results.md). Rewards are
-# learnt, as the others learn them.
-FAITHFUL = TrainerConfig(transition_batch=128, transition_lr=6e-3, transition_ahead=6, known_reward=False)
+# Truer over long horizons than the defaults, of which policies learn better for all that (docs/results.md).
+FAITHFUL = TrainerConfig(transition_batch=128, transition_lr=6e-3, transition_ahead=6)
 CARRY_NOISE = 0.3
 
 
@@ -40,8 +39,7 @@ class Ours:
         beliefs, *_ = model.filter(batch.vector[:, :PAST], None, inputs[:, :PAST], batch.is_first[:, :PAST])
         # Drawn, as dreams are: rollouts of the likeliest latents stray further.
         imagined = model.imagine(beliefs.at(slice(None), -1), inputs[:, PAST:])
-        reward = model.predict_reward(imagined, batch.action[:, PAST:])
-        return Foretold(model.decode(imagined), reward, model.predict_continuation(imagined))
+        return Foretold(model.decode(imagined), model.predict_reward(imagined), model.predict_continuation(imagined))
 
     def save(self, folder: Path) -> None:
         self.trainer.save(folder)

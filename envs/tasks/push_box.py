@@ -59,11 +59,6 @@ class PushBox(BulletEnv):
         "contact",
     ]  # fmt: skip
     action_names: ClassVar[list[str]] = ["finger_vx", "finger_vy"]
-    reward: ClassVar[str] = (
-        "0.4 * (1 - tanh(5 * sqrt(box_to_goal_x_m**2 + box_to_goal_y_m**2)))"
-        f" + 0.6 * (sqrt(box_to_goal_x_m**2 + box_to_goal_y_m**2) < {GOAL_RADIUS_M})"
-        f" * (sqrt(box_vx_m_s**2 + box_vy_m_s**2) < {SLOW_M_S})"
-    )
     engine: ClassVar[dict[str, Any]] = {"numSubSteps": SUBSTEPS, "numSolverIterations": 50}
     view = View(
         eye=(0.0, -0.95, 1.25),

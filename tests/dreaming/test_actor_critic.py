@@ -271,7 +271,7 @@ def test_the_gradient_of_a_dream_runs_through_the_transition(model):
         torch.stack([0 * inputs[..., 0], inputs[..., 0]], -1),
         before * 0 - 3,
     )
-    model.predict_reward = lambda belief, action: -belief.vector[..., 1]
+    model.predict_reward = lambda belief: -belief.vector[..., 1]
     learner = ActorCritic(replace(SMALL, pull=0.0), model, "blind")
     n = 64
     pairs = torch.ones(n, 1)

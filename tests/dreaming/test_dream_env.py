@@ -20,7 +20,6 @@ from envs.physics import Physics
 from envs.workers import Workers
 from worldmodel.context import PUSH, ContextSpec
 from worldmodel.episode import Episode
-from worldmodel.known_reward import KnownReward
 from worldmodel.model import ModelConfig, Spaces, WorldModel
 from worldmodel.replay import Replay
 from worldmodel.rssm import RSSMConfig
@@ -128,14 +127,6 @@ def test_dreams_are_those_of_imagine(dreams, model, monkeypatch, noisy):
         seen, reward, _, truncated, infos = env.step(commands[:, t].numpy())
         np.testing.assert_allclose(reward, rollout.reward[:, t].numpy(), rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(np.stack(infos["final_obs"]), rollout.seen[:, 6].numpy())
-
-
-def test_a_known_reward_is_paid(dreams, model, monkeypatch):
-    monkeypatch.setattr(model, "known_reward", KnownReward("10*u", ("x", "y"), ("u",), (-2.0,), (4.0,)))
-    envs = dreams(3)
-    envs.reset(seed=0)
-    _, reward, *_ = envs.step(np.array([[0.5], [-1.0], [1.0]], np.float32))
-    np.testing.assert_allclose(reward, [25.0, -20.0, 40.0], atol=1e-4)
 
 
 def test_a_seed_repeats_everything_and_disturbs_nobody(dreams):

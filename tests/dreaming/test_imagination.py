@@ -8,7 +8,6 @@ from dreaming.imagination import MAX_LATENCY, DreamPhysics, Starts, effective_ac
 from dreaming.learning import dream_physics
 from envs.physics import Physics
 from worldmodel.context import PUSH, ContextSpec
-from worldmodel.known_reward import KnownReward
 from worldmodel.model import ModelConfig, Spaces, WorldModel
 from worldmodel.replay import Replay
 from worldmodel.rssm import RSSMConfig
@@ -72,17 +71,6 @@ def test_commands_beyond_the_bounds_are_clipped_on_their_way(model):
         return imagine(model, blind(model), starts_of(model, 1), physics_of(model, Physics()), 3, commands).observation
 
     torch.testing.assert_close(last(5.0), last(1.0))
-
-
-def test_a_known_reward_pays_what_is_dreamt_and_what_was_commanded(model):
-    """Commands count as they are sent: within their bounds, whatever reaches the motors."""
-    model.known_reward = KnownReward("x_m + 10*push_N", ("x_m", "v_m_s"), ("push_N",), (-2.0,), (4.0,))
-    commands = torch.tensor([[[0.5], [-1.0], [7.0]]])
-    physics = physics_of(model, Physics(latency_steps=1, motor_strength=0.5, sensor_noise=0.5))
-    with torch.no_grad():
-        rollout = imagine(model, blind(model), starts_of(model, 1), physics, 3, commands)
-    paid = rollout.observation[0, 1:, 0] + 10 * torch.tensor([2.5, -2.0, 4.0])
-    torch.testing.assert_close(rollout.reward[0], paid)  # untrained heads add nothing
 
 
 def test_dreams_begin_at_the_logged_observation(model):

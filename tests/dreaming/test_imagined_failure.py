@@ -28,7 +28,7 @@ def model() -> WorldModel:
     model = WorldModel(DEBUG, Spaces(vector=2, action=1), CONTEXT).eval().requires_grad_(False)
     moved = lambda before, inputs: torch.stack([before[..., 0] + inputs[..., 1], before[..., 1]], -1)  # noqa: E731
     model.expected = lambda latent, before, inputs, dreaming=False: (moved(before, inputs), before * 0 - 99)
-    model.predict_reward = lambda belief, action: (belief.vector[..., 0] < 0.5).float()
+    model.predict_reward = lambda belief: (belief.vector[..., 0] < 0.5).float()
     model.predict_continuation = lambda belief: (belief.vector[..., 0] < 3.5).float()
     return model
 
@@ -66,7 +66,7 @@ def test_worked_by_hand(model, held_out):
 
 
 def test_where_the_logs_worlds_cost_only_the_end_counts(model, held_out):
-    model.predict_reward = lambda belief, action: -torch.ones(belief.vector.shape[:-1])
+    model.predict_reward = lambda belief: -torch.ones(belief.vector.shape[:-1])
     dreams = failure_of(model, held_out)
     failure, _ = dreams.over(SPACE, near_logs(SPACE, 1.0))(np.array([[0.5], [0.625], [0.75]]))
     np.testing.assert_allclose(failure, [0, 0, 1])
@@ -122,6 +122,6 @@ def test_dreams_rehearsed_at_once_begin_in_the_logs_and_follow_the_scenario(mode
 
 def test_what_is_usual_follows_the_policy(model, held_out):
     dreams = failure_of(model, held_out)
-    model.predict_reward = lambda belief, action: torch.full(belief.vector.shape[:-1], 2.0)
+    model.predict_reward = lambda belief: torch.full(belief.vector.shape[:-1], 2.0)
     dreams.renew()
     assert dreams.usual == 2 * STEPS

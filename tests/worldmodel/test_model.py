@@ -131,7 +131,7 @@ def test_heads_begin_without_an_opinion(replay):
     torch.manual_seed(0)
     model = WorldModel(TINY, Spaces(2, 1), replay.context).eval()
     belief = observed(model, replay.whole([0], 6), False)
-    assert torch.equal(model.predict_reward(belief, torch.zeros(1, 6, 1)), torch.zeros(1, 6))
+    assert torch.equal(model.predict_reward(belief), torch.zeros(1, 6))
     continuation = model.predict_continuation(belief)
     assert ((continuation > 0) & (continuation < 1)).all()
     mean, std = model.estimate_context(belief)
@@ -354,7 +354,7 @@ def test_what_an_observation_pays_by_itself_is_learnt_from_rows_alone(tmp_path):
     for _ in range(600):
         assert step(transition_loss(model, replay.sample(256, 2, rng)))
     belief = model.initial(4)._replace(vector=model.scale(torch.tensor([[0.2, 0], [0, -0.2], [0.45, 0], [0.35, 0.3]])))
-    assert model.predict_reward(belief, torch.zeros(4, 1)).tolist() == pytest.approx([1, 1, 0, 0], abs=0.15)
+    assert model.predict_reward(belief).tolist() == pytest.approx([1, 1, 0, 0], abs=0.15)
 
 
 @pytest.mark.parametrize("config", [TINY, WITHOUT_CARRY])

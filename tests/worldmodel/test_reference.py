@@ -139,7 +139,7 @@ def compare_parts(agreement: Agreement, recording: Recording, model: WorldModel,
     logits = model.reward(belief.feat())
     agreement["reward, logits"] = logits, recording["parts/reward/logits"]
     if "parts/reward/mean" in recording.arrays:
-        agreement["reward, mean"] = model.predict_reward(belief, batch.action), recording["parts/reward/mean"]
+        agreement["reward, mean"] = model.predict_reward(belief), recording["parts/reward/mean"]
     agreement["reward, loss"] = twohot_loss(logits, batch.reward, model.bins), recording["parts/reward/loss"]
     logit = model.continuation(belief.feat()).squeeze(-1)
     agreement["continuation, logit"] = logit, recording["parts/continuation/logit"]

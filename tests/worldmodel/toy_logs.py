@@ -15,13 +15,11 @@ def write_log(
     task: str = "toy",
     bounds: tuple[float, float] = (-1.0, 1.0),
     control_hz: float = 10.0,
-    names: Sequence[str] = (),
-    commands: Sequence[str] = (),
 ) -> LogReader:
     vector, action = episodes[0].observation["vector"], episodes[0].action
     image = episodes[0].observation.get("image")
-    names = list(names) or [f"channel {i}" for i in range(vector.shape[1])]
-    actions = list(commands) or [f"motor {i}" for i in range(action.shape[1])]
+    names = [f"channel {i}" for i in range(vector.shape[1])]
+    actions = [f"motor {i}" for i in range(action.shape[1])]
     low, high = ([bound] * len(actions) for bound in bounds)
     shape = None if image is None else image.shape[1:]
     with LogWriter(folder, make_schema(task, control_hz, names, actions, low, high, shape)) as writer:

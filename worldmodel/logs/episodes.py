@@ -57,8 +57,6 @@ class Converter:
             info |= self._labels(part)
             if self.mapping.reward is None:
                 info["reward"] = "none"
-            elif isinstance(self.mapping.reward, str) and wanted.reward is None:
-                info["reward"] = self.mapping.reward  # as an expression it need not be learnt
             physics = self._physics(part)
             for rows in even_rows(part, wanted, self.mapping, self.hz, self.repairs):
                 yield self._episode(part, rows, terminated and rows.is_end, info, physics)

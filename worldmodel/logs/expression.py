@@ -8,7 +8,7 @@ import ast
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -39,19 +39,8 @@ _COMPARE: dict[type, Callable[..., Any]] = {
 }
 LONGEST = 2000  # characters
 DEEPEST = 100  # parts within parts
-LARGEST = 1e38  # a number; dreams pay in float32
+LARGEST = 1e300  # a number
 ALLOWED = f"numbers, channels, + - * / ** < <= > >=, {', '.join(FUNCTIONS)}"
-
-
-class Arithmetic(NamedTuple):
-    """What an expression is worked out with: numpy here, whoever wants gradients brings another."""
-
-    number: Callable[[float], Any]
-    functions: Mapping[str, Callable[..., Any]]  # those of FUNCTIONS
-    compared: Callable[[Callable[[Any, Any], Any], Any, Any], Any]  # by an operator, two sides: 1 where true, else 0
-
-
-NUMPY = Arithmetic(np.float64, FUNCTIONS, lambda compare, left, right: np.asarray(compare(left, right), np.float64))
 
 
 @dataclass(frozen=True)
@@ -78,20 +67,12 @@ class Expression:
             raise UserError("the reward is nested too deeply; write it shorter") from None
         return cls(text, tuple(used), tree)
 
-    def __str__(self) -> str:
-        """In plain writing, whatever stood between the parts."""
-        return ast.unparse(self._tree)
-
     def __call__(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
         """Args: values: (T,) by channel."""
         length = len(next(iter(values.values())))
         doubles = {name: np.asarray(values[name], np.float64) for name in self.channels}
         with np.errstate(all="ignore"):  # what is not finite is the caller's to report, with its place
-            return np.broadcast_to(np.asarray(self.evaluate(doubles, NUMPY), np.float64), (length,)).copy()
-
-    def evaluate(self, values: Mapping[str, Any], arithmetic: Arithmetic) -> Any:
-        """Args: values: by channel, of the kind that `arithmetic` works on."""
-        return _evaluate(self._tree, values, arithmetic)
+            return np.broadcast_to(np.asarray(_evaluate(self._tree, doubles), np.float64), (length,)).copy()
 
 
 def _check(node: ast.expr, text: str, channels: Sequence[str]) -> dict[str, None]:
@@ -136,21 +117,19 @@ def _check(node: ast.expr, text: str, channels: Sequence[str]) -> dict[str, None
     return walk(node)
 
 
-def _evaluate(node: ast.expr, values: Mapping[str, Any], arithmetic: Arithmetic) -> Any:
-    def of(part: ast.expr) -> Any:
-        return _evaluate(part, values, arithmetic)
-
+def _evaluate(node: ast.expr, values: Mapping[str, np.ndarray]) -> Any:
     match node:
         case ast.Constant(value=int() | float() as value):
-            return arithmetic.number(value)
+            return np.float64(value)
         case ast.Name(id=name):
             return values[name]
         case ast.UnaryOp(op=op, operand=inner):
-            return -of(inner) if isinstance(op, ast.USub) else of(inner)
+            value = _evaluate(inner, values)
+            return -value if isinstance(op, ast.USub) else value
         case ast.BinOp(left=left, op=op, right=right):
-            return _BINARY[type(op)](of(left), of(right))
+            return _BINARY[type(op)](_evaluate(left, values), _evaluate(right, values))
         case ast.Compare(left=left, ops=[op], comparators=[right]):
-            return arithmetic.compared(_COMPARE[type(op)], of(left), of(right))
+            return np.asarray(_COMPARE[type(op)](_evaluate(left, values), _evaluate(right, values)), np.float64)
         case ast.Call(func=ast.Name(id=name), args=arguments):
-            return arithmetic.functions[name](*map(of, arguments))
+            return FUNCTIONS[name](*(_evaluate(argument, values) for argument in arguments))
     raise AssertionError(f"{ast.dump(node)} was not checked")
