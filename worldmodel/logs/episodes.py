@@ -106,14 +106,18 @@ class Converter:
             UserError: the lower one is not below the upper one.
         """
         constant = self._low >= self._high
-        low, high = np.where(constant, self._low - 1, self._low), np.where(constant, self._high + 1, self._high)
-        lows = [float(seen if given is None else given) for (given, _), seen in zip(self._given, low, strict=True)]
-        highs = [float(seen if given is None else given) for (_, given), seen in zip(self._given, high, strict=True)]
-        for name, given, bounds in zip(self.action, self._given, zip(lows, highs, strict=True), strict=True):
-            if bounds[0] >= bounds[1]:
-                low, high = (f"{b:g}{', as seen' if g is None else ''}" for b, g in zip(bounds, given, strict=True))
-                raise UserError(f"the mapping's command {name}: its low ({low}) is not below its high ({high})")
-        return lows, highs
+        seen = np.where(constant, self._low - 1, self._low), np.where(constant, self._high + 1, self._high)
+        bounds = [
+            [float(extreme if own is None else own) for own, extreme in zip(given, extremes, strict=True)]
+            for given, extremes in zip(self._given, zip(*seen, strict=True), strict=True)
+        ]
+        for name, given, (low, high) in zip(self.action, self._given, bounds, strict=True):
+            if low >= high:
+                least, most = (
+                    f"{b:g}{', as seen' if g is None else ''}" for b, g in zip((low, high), given, strict=True)
+                )
+                raise UserError(f"the mapping's command {name}: its low ({least}) is not below its high ({most})")
+        return [low for low, _ in bounds], [high for _, high in bounds]
 
     def _parts(self, raw: RawEpisode) -> Iterator[tuple[RawEpisode, bool]]:
         """Cut where the mapping's `episode` changes and after what ends the task; and whether each ended so."""

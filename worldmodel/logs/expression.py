@@ -40,6 +40,7 @@ _COMPARE: dict[type, Callable[..., Any]] = {
 LONGEST = 2000  # characters
 DEEPEST = 100  # parts within parts
 LARGEST = 1e300  # a number
+TOO_DEEP = "the reward is nested too deeply; write it shorter"
 ALLOWED = f"numbers, channels, + - * / ** < <= > >=, {', '.join(FUNCTIONS)}"
 
 
@@ -63,8 +64,8 @@ class Expression:
         except (SyntaxError, ValueError) as error:
             place = f" at {error.text.strip()!r}" if isinstance(error, SyntaxError) and error.text else ""
             raise UserError(f"the reward {text!r} cannot be read{place}: {getattr(error, 'msg', error)}") from None
-        except (RecursionError, MemoryError):
-            raise UserError("the reward is nested too deeply; write it shorter") from None
+        except (RecursionError, MemoryError):  # Python's own parser
+            raise UserError(TOO_DEEP) from None
         return cls(text, tuple(used), tree)
 
     def __call__(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -86,7 +87,7 @@ def _check(node: ast.expr, text: str, channels: Sequence[str]) -> dict[str, None
 
     def walk(of: ast.expr, depth: int = 0) -> dict[str, None]:
         if depth > DEEPEST:
-            raise RecursionError
+            raise UserError(TOO_DEEP)
         match of:
             case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
                 if abs(value) > LARGEST:
