@@ -4,13 +4,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from configs import UserError, from_dict
+from configs import UserError
 from worldmodel.context import ContextSpec
-from worldmodel.model import ModelConfig
-from worldmodel.saved import context_of
+from worldmodel.saved import config_of, context_of
 
 # Settings of a model that shape nothing: a run goes on with those of today.
-HOW_IT_LEARNS = ("context_dropout", "carry_noise", "vector_scale", "representation_scale")
+HOW_IT_LEARNS = ("context_dropout", "vector_scale", "representation_scale")
 
 
 def same_model(folder: Path, saved: dict[str, Any], given: dict[str, Any], what: tuple[str, ...]) -> ContextSpec:
@@ -25,7 +24,7 @@ def same_model(folder: Path, saved: dict[str, Any], given: dict[str, Any], what:
         UserError: something of it is not.
     """
     # A setting that is younger than the checkpoint has its default there.
-    then = asdict(from_dict(ModelConfig, saved["model"], "checkpoint"))
+    then = asdict(config_of(saved))
     then |= {name: given["model"][name] for name in HOW_IT_LEARNS}
     pairs = {
         "task": (saved["task"], given["task"]),

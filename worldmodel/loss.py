@@ -1,4 +1,7 @@
-"""What trains a world model: functions from a model and a batch to losses. Shapes as in `worldmodel.model`."""
+"""What trains a world model: functions from a model and a batch to losses. Shapes as in `worldmodel.model`.
+
+`noise` is what `worldmodel.model.disturbed` adds to carried observations, as a share of their change in a step.
+"""
 
 from typing import NamedTuple
 
@@ -29,7 +32,7 @@ def vector_loss(model: WorldModel, mean: Tensor, log_std: Tensor, target: Tensor
     return (nll * torch.exp(log_std.detach())).sum(-1)
 
 
-def transition_loss(model: WorldModel, batch: Batch) -> Tensor:
+def transition_loss(model: WorldModel, batch: Batch, noise: float = 0.0) -> Tensor:
     """The transition's loss (scalar) on windows (B, 1 + K) of rows; all are told what physics the log knows.
 
     The first step is judged by its likelihood. Further ones start from where the transition itself has led, as in a
@@ -44,7 +47,7 @@ def transition_loss(model: WorldModel, batch: Batch) -> Tensor:
         raise ValueError("this world model carries no observation, so it has no transition to train")
     inputs = model.inputs(batch, torch.zeros_like(batch.labelled))
     scaled, steps = model.scale(batch.vector), batch.is_first.shape[1] - 1
-    at = disturbed(scaled[:, 0], model.step_std, model.config.carry_noise)
+    at = disturbed(scaled[:, 0], model.step_std, noise)
     counted = model.is_told(inputs[:, 1]).squeeze(-1)
     total = scaled.new_zeros(())
     for t in range(1, 1 + steps):
@@ -62,7 +65,7 @@ def transition_loss(model: WorldModel, batch: Batch) -> Tensor:
     return total + paid.mean()
 
 
-def ensemble_loss(model: WorldModel, batch: Batch) -> Tensor:
+def ensemble_loss(model: WorldModel, batch: Batch, noise: float = 0.0) -> Tensor:
     """The members' losses (scalar, their sum) on windows (K * B, 2) of rows, B to each of the K.
 
     Each is the transition's on a single step, its likelihood.
@@ -72,7 +75,7 @@ def ensemble_loss(model: WorldModel, batch: Batch) -> Tensor:
     inputs = model.inputs(batch, torch.zeros_like(batch.labelled))[:, 1]
     scaled = model.scale(batch.vector)
     counted = model.is_told(inputs).squeeze(-1) * ~batch.is_first[:, 1]
-    before, target = disturbed(scaled[:, 0], model.step_std, model.config.carry_noise), scaled[:, 1]
+    before, target = disturbed(scaled[:, 0], model.step_std, noise), scaled[:, 1]
     before, target, inputs, counted = (
         rearrange(x, "(k b) ... -> k b ...", k=model.ensemble.members) for x in (before, target, inputs, counted)
     )
@@ -105,13 +108,13 @@ def open_loop_loss(
     return total / steps
 
 
-def world_model_loss(model: WorldModel, batch: Batch, open_loop: int = 0) -> Losses:
+def world_model_loss(model: WorldModel, batch: Batch, open_loop: int = 0, noise: float = 0.0) -> Losses:
     """Of segments (B, T); with `open_loop` their last so many rows are also foretold unseen."""
     size, length = batch.is_first.shape
     device = batch.vector.device
     hidden = (torch.rand(size, 1, device=device) < model.config.context_dropout).expand(size, length)
     inputs = model.inputs(batch, hidden)
-    beliefs, posterior, before = model.filter(batch.vector, batch.image, inputs, batch.is_first, disturb=True)
+    beliefs, posterior, before = model.filter(batch.vector, batch.image, inputs, batch.is_first, disturb=noise)
     target = model.scale(batch.vector)
     alive = (~batch.is_terminal).float()
     # A carried observation leaves nothing to predict where nothing came before.

@@ -76,7 +76,6 @@ class ModelConfig:
     layers: int = 3
     context_dropout: float = 0.5  # share of training segments whose physics is hidden: the robot's own view
     carry: bool = True  # predict changes of the last observation and feed it back; False decodes from the latent alone
-    carry_noise: float = 0.1  # on carried observations in training, as a share of their change in a step
     noise_floor: float = 0.02  # least standard deviation a decoded channel may claim, as a share of its (change's) own
     vector_scale: float = 10.0  # weight of the vector observation's loss
     vector_loss: Literal["noise", "symlog"] = "noise"  # the decoder states its noise; or DreamerV3's squared error
@@ -272,12 +271,13 @@ class WorldModel(nn.Module):
         image: Tensor | None,
         inputs: Tensor,
         is_first: Tensor,
-        disturb: bool = False,
+        disturb: float = 0.0,
         after: Belief | None = None,
     ) -> tuple[Belief, Tensor, Tensor]:
         """Filter a sequence: beliefs (B, T), the posterior's log probabilities, and the scaled observations before.
 
         Args:
+            disturb: the observations before are wrong by up to so much, as `disturbed` has it.
             after: go on from these beliefs (B,) instead of from nothing; `is_first` forgets them.
         """
         scaled = self.scale(vector)
@@ -286,7 +286,7 @@ class WorldModel(nn.Module):
             before[:, 0] = after.vector * (~is_first[:, :1])
         before[:, 1:] = scaled[:, :-1]
         if disturb and self.carried:
-            before[:, 1:] = disturbed(before[:, 1:], self.step_std, self.config.carry_noise)
+            before[:, 1:] = disturbed(before[:, 1:], self.step_std, disturb)
         before[:, 1:] *= (~is_first[:, 1:]).unsqueeze(-1)
         if not self.carried:
             before, scaled = before[..., :0], scaled[..., :0]

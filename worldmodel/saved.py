@@ -30,12 +30,16 @@ def described(model: WorldModel) -> dict[str, Any]:
 
 def build_model(meta: dict[str, Any]) -> WorldModel:
     """An untrained world model of the shape that a checkpoint's meta data state."""
-    config, spaces = from_dict(ModelConfig, meta["model"], "checkpoint"), Spaces(**meta["spaces"])
-    model = WorldModel(config, spaces, context_of(meta))
+    model = WorldModel(config_of(meta), Spaces(**meta["spaces"]), context_of(meta))
     model.add_ensemble(meta.get("ensemble", 0))  # a checkpoint of 0.1 has neither
     model.calibration = calibration_of(meta)
     model.widening = widening_of(meta)
     return model
+
+
+def config_of(meta: dict[str, Any]) -> ModelConfig:
+    shape = {name: value for name, value in meta["model"].items() if name != "carry_noise"}  # the trainer's since 0.2
+    return from_dict(ModelConfig, shape, "checkpoint")
 
 
 def context_of(meta: dict[str, Any]) -> ContextSpec:

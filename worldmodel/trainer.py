@@ -40,6 +40,7 @@ class TrainerConfig:
     warmup: int = 200
     decay_from: float = 0.6  # from this share of the budget on, the learning rate falls to a tenth
     terminal_share: float = 0.2
+    carry_noise: float = 0.1  # on carried observations, as a share of their change in a step: `disturbed`
     transition_steps: int = 8  # of the transition, which forgets and is therefore cheap, in every update
     transition_batch: int = 256
     transition_lr: float = 3e-3
@@ -195,7 +196,7 @@ class Trainer:
         self.model.train().requires_grad_(True)
         law, finite = self._learn_transition(ahead=self.config.transition_ahead if spent else 1)
         law |= self._learn_ensemble()
-        loss, parts, _ = world_model_loss(self.model, batch, self.config.open_loop)
+        loss, parts, _ = world_model_loss(self.model, batch, self.config.open_loop, self.config.carry_noise)
         finite = self.safe_step(loss) and finite
         self.skipped += not finite
         self._skipped_in_a_row = 0 if finite else self._skipped_in_a_row + 1
@@ -220,7 +221,7 @@ class Trainer:
         losses, skipped = [], self.transition_step.skipped
         for _ in range(-(-self.config.transition_steps // (1 if ahead == 1 else 2))):
             windows = self._sample(self.config.transition_batch, 1 + ahead, self.rng, plain=True)
-            losses.append(transition_loss(self.model, windows))
+            losses.append(transition_loss(self.model, windows, self.config.carry_noise))
             self.transition_step(losses[-1])
         mean = {"transition": torch.stack(losses).mean().detach()} if losses else {}
         return mean, self.transition_step.skipped - skipped < max(1, len(losses))
@@ -250,7 +251,7 @@ class Trainer:
         else:
             windows = self._sample(members * batch, 2, rng, plain=True)
         with torch.random.fork_rng(devices=[]):
-            loss = ensemble_loss(self.model, windows)
+            loss = ensemble_loss(self.model, windows, self.config.carry_noise)
         self.ensemble_step(loss)
         return {"ensemble": loss.detach()}
 

@@ -21,12 +21,13 @@ from worldmodel.storage import LogReader
 from worldmodel.trainer import Trainer, TrainerConfig
 
 FLOOR = "floor"  # the hidden factor's name in an episode's physics
-SIZE = ModelConfig(RSSMConfig(deter=128, hidden=32, stoch=8, classes=8), units=64, layers=2, carry_noise=0.3)
+SIZE = ModelConfig(RSSMConfig(deter=128, hidden=32, stoch=8, classes=8), units=64, layers=2)
 LEARNING = TrainerConfig(
     batch=64,
     length=WINDOW,
     warmup=20,
     decay_from=0.5,
+    carry_noise=0.3,
     transition_steps=4,
     transition_batch=128,
     transition_ahead=12,

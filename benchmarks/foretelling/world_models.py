@@ -15,8 +15,7 @@ from worldmodel.storage import LogReader
 from worldmodel.trainer import Trainer, TrainerConfig
 
 # Truer over long horizons than the defaults, of which policies learn better for all that (docs/results.md).
-FAITHFUL = TrainerConfig(transition_batch=128, transition_lr=6e-3, transition_ahead=6)
-CARRY_NOISE = 0.3
+FAITHFUL = TrainerConfig(carry_noise=0.3, transition_batch=128, transition_lr=6e-3, transition_ahead=6)
 
 
 class Ours:
@@ -27,7 +26,7 @@ class Ours:
         self.model = self.trainer.model
 
     def config(self) -> ModelConfig:
-        return replace(from_dict(ModelConfig, packaged("sizes", "laptop"), "size laptop"), carry_noise=CARRY_NOISE)
+        return from_dict(ModelConfig, packaged("sizes", "laptop"), "size laptop")
 
     def update(self, progress: float) -> None:
         self.trainer.update(progress)
