@@ -74,7 +74,7 @@ def test_every_member_of_the_ensemble_rehearses_its_share(old, new_logs, monkeyp
     labelled = []  # of the earlier logs alone
     monkeypatch.setattr(
         "worldmodel.trainer.ensemble_loss",
-        lambda model, windows, _noise: labelled.append(windows.labelled[:, 0]) or next(model.ensemble.parameters()).sum(),
+        lambda model, windows, _: labelled.append(windows.labelled[:, 0]) or next(model.ensemble.parameters()).sum(),
     )
     trainer.learn_ensemble()
     assert [int(member.sum()) for member in labelled[0].reshape(2, 30)] == [9, 9]

@@ -210,6 +210,24 @@ def test_a_run_goes_on_with_todays_way_of_learning(logs, tmp_path):
         Trainer(logs, dataclasses.replace(TINY, noise_floor=0.1), QUICK).restore(tmp_path / "run")
 
 
+def test_everything_learns_from_observations_that_are_as_wrong_as_the_settings_say(logs, monkeypatch):
+    shares = []
+
+    def noted(before, step_std, share):
+        shares.append(share)
+        return before
+
+    for module in ("model", "loss"):
+        monkeypatch.setattr(f"worldmodel.{module}.disturbed", noted)
+    trainer = Trainer(logs, TINY, dataclasses.replace(QUICK, carry_noise=0.7))
+    trainer.update()
+    assert shares == [0.7] * (
+        QUICK.transition_steps + 2
+    )  # its steps, the ensemble's and the filter's
+    open_loop(trainer.model, trainer.held_out, 4, starts=4)
+    assert len(shares) == QUICK.transition_steps + 2  # nothing is disturbed where nothing is learnt
+
+
 # -- trouble ---------------------------------------------------------------------------------------------------------
 
 
