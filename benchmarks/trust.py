@@ -22,7 +22,7 @@ import tyro
 from survival import logs
 from torch import nn
 
-from configs import UserError, from_dict
+from configs import UserError
 from dreaming.agent import Actor
 from dreaming.auditing import LOGGED
 from dreaming.rehearsal import rehearse
@@ -37,9 +37,8 @@ from worldmodel import checkpoint
 from worldmodel.calibration import Calibration
 from worldmodel.checkpoint import write_atomically
 from worldmodel.ensemble import Ensemble
-from worldmodel.model import ModelConfig
 from worldmodel.replay import Replay
-from worldmodel.saved import NAME
+from worldmodel.saved import NAME, config_of
 from worldmodel.speed import prepare_cpu
 from worldmodel.storage import LogReader
 from worldmodel.trainer import Trainer, TrainerConfig
@@ -76,8 +75,9 @@ def share_trunk(ensemble: Ensemble) -> None:
 def judges(reader: LogReader, folder: Path, kind: str, options: Trust) -> Trainer:
     """The run's world model under judges of that kind; those that it has not are trained for as many updates as it."""
     _, meta, updates = checkpoint.load(folder, NAME)
-    shape = from_dict(ModelConfig, meta["model"], "checkpoint")
-    trainer = Trainer(reader, shape, TrainerConfig(ensemble=meta.get("ensemble") or TrainerConfig.ensemble), seed=0)
+    trainer = Trainer(
+        reader, config_of(meta), TrainerConfig(ensemble=meta.get("ensemble") or TrainerConfig.ensemble), seed=0
+    )
     trainer.restore(folder)
     ensemble, step = trainer.model.ensemble, trainer.ensemble_step
     if ensemble is None or step is None:

@@ -114,7 +114,7 @@ def world_model_loss(model: WorldModel, batch: Batch, open_loop: int = 0, noise:
     device = batch.vector.device
     hidden = (torch.rand(size, 1, device=device) < model.config.context_dropout).expand(size, length)
     inputs = model.inputs(batch, hidden)
-    beliefs, posterior, before = model.filter(batch.vector, batch.image, inputs, batch.is_first, disturb=noise)
+    beliefs, posterior, before = model.filter(batch.vector, batch.image, inputs, batch.is_first, noise=noise)
     target = model.scale(batch.vector)
     alive = (~batch.is_terminal).float()
     # A carried observation leaves nothing to predict where nothing came before.

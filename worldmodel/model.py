@@ -271,13 +271,13 @@ class WorldModel(nn.Module):
         image: Tensor | None,
         inputs: Tensor,
         is_first: Tensor,
-        disturb: float = 0.0,
+        noise: float = 0.0,
         after: Belief | None = None,
     ) -> tuple[Belief, Tensor, Tensor]:
         """Filter a sequence: beliefs (B, T), the posterior's log probabilities, and the scaled observations before.
 
         Args:
-            disturb: the observations before are wrong by up to so much, as `disturbed` has it.
+            noise: by which the observations before are `disturbed`.
             after: go on from these beliefs (B,) instead of from nothing; `is_first` forgets them.
         """
         scaled = self.scale(vector)
@@ -285,8 +285,8 @@ class WorldModel(nn.Module):
         if after is not None and self.carried:
             before[:, 0] = after.vector * (~is_first[:, :1])
         before[:, 1:] = scaled[:, :-1]
-        if disturb and self.carried:
-            before[:, 1:] = disturbed(before[:, 1:], self.step_std, disturb)
+        if noise and self.carried:
+            before[:, 1:] = disturbed(before[:, 1:], self.step_std, noise)
         before[:, 1:] *= (~is_first[:, 1:]).unsqueeze(-1)
         if not self.carried:
             before, scaled = before[..., :0], scaled[..., :0]

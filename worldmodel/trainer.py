@@ -44,8 +44,8 @@ class TrainerConfig:
     transition_steps: int = 8  # of the transition, which forgets and is therefore cheap, in every update
     transition_batch: int = 256
     transition_lr: float = 3e-3
-    # From `decay_from` on it learns from its own predictions, so many steps ahead. With 6, and more noise, rollouts stay
-    # near the logs longer because they lead back what strays: policies that practise in them fall (docs/results.md).
+    # From `decay_from` on it learns from its own predictions, so many steps ahead. With 6, and more noise, rollouts
+    # stay true longer, as they lead back what strays; a hopper that practises in them falls more (docs/results.md).
     transition_ahead: int = 1
     # So many rows at the end of each segment are also foretold unseen: memory then serves long rollouts. It costs more
     # than all the rest of an update, as it goes step by step.

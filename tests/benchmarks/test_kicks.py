@@ -52,4 +52,4 @@ def test_what_ended_does_not_count():
     apart = np.full((3, 50), 2.0)
     apart[0, 4:] = np.nan
     apart[1, 4:] = 5.0
-    assert row("a", apart) == "| a | 2.00 | 2.00 | 3.50 | 3.50 | 3.50 | 3.50 |"
+    assert row("a", apart) == "| a | 2.00 | 1.0 | 1.8 | 1.8 | 1.8 | 1.8 |"

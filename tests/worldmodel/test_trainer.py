@@ -197,6 +197,7 @@ def test_a_checkpoint_older_than_the_settings_is_gone_on_with(logs, tmp_path, mo
     again = Trainer(logs, TINY, QUICK)
     again.restore(tmp_path / "run")
     assert again.steps == 1 and identical(weights(again), weights(trainer))
+    assert load_model(tmp_path / "run")[0].config == TINY
 
 
 def test_a_run_goes_on_with_todays_way_of_learning(logs, tmp_path):
@@ -221,11 +222,10 @@ def test_everything_learns_from_observations_that_are_as_wrong_as_the_settings_s
         monkeypatch.setattr(f"worldmodel.{module}.disturbed", noted)
     trainer = Trainer(logs, TINY, dataclasses.replace(QUICK, carry_noise=0.7))
     trainer.update()
-    assert shares == [0.7] * (
-        QUICK.transition_steps + 2
-    )  # its steps, the ensemble's and the filter's
+    times = QUICK.transition_steps + 2  # its steps, the ensemble's and the filter's
+    assert shares == [0.7] * times
     open_loop(trainer.model, trainer.held_out, 4, starts=4)
-    assert len(shares) == QUICK.transition_steps + 2  # nothing is disturbed where nothing is learnt
+    assert len(shares) == times  # nothing is disturbed where nothing is learnt
 
 
 # -- trouble ---------------------------------------------------------------------------------------------------------
