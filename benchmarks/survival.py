@@ -23,7 +23,7 @@ import torch
 import tyro
 import yaml
 
-from configs import UserError
+from configs import UserError, run_command
 from dreaming.agent import View
 from dreaming.clock import Budget, Place, Share
 from dreaming.dreamphase import dream
@@ -39,6 +39,7 @@ from envs.physics import PhysicsRange
 from envs.record import ExpertPolicy, Policy, demonstrator, record
 from envs.workers import Workers
 from worldmodel.checkpoint import write_atomically
+from worldmodel.lock import locked
 from worldmodel.speed import prepare_cpu
 from worldmodel.storage import LogReader, LogWriter
 
@@ -155,8 +156,18 @@ def tried(options: Survival, policy: Policy) -> list[CellResult]:
 
 
 def one_seed(options: Survival, seed: int) -> dict[str, list[dict]]:
-    """Results by arm."""
+    """Results by arm.
+
+    Raises:
+        UserError: another process is at work on this seed in --out.
+    """
     folder = options.out / options.task / f"seed-{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        return _one_seed(options, seed, folder)
+
+
+def _one_seed(options: Survival, seed: int, folder: Path) -> dict[str, list[dict]]:
     base = NightConfig.for_task(options.task)
     episodes = folder / "episodes"
     check_setting(options, folder / "setting.yaml")
@@ -181,7 +192,6 @@ def check_setting(options: Survival, file: Path) -> None:
     """What is kept in a seed's folder was made as is asked now."""
     setting = {name: value for name, value in asdict(options).items() if name in SETTING}
     if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, yaml.safe_dump(setting, sort_keys=False).encode())
     elif (before := yaml.safe_load(file.read_text())) != setting:
         raise UserError(f"{file.parent} was made with {before}, not {setting}; give another --out")
@@ -263,4 +273,4 @@ def _logged(options: Survival) -> int:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Survival))
+    run_command(lambda: main(tyro.cli(Survival)))

@@ -17,6 +17,7 @@ from dreaming.evaluate import CellResult
 from dreaming.run import CLONE, RunFolder
 from envs.physics import Physics
 from worldmodel import checkpoint
+from worldmodel.lock import LOCK, locked
 
 
 def options(out: Path, arms: str) -> survival.Survival:
@@ -43,6 +44,14 @@ def test_an_arm_is_a_night_less_a_part_and_what_is_finished_is_kept(tmp_path, ca
     assert "unselected" in capsys.readouterr().out
     with pytest.raises(UserError, match="was made with .*'trials': 1.* give another --out"):
         survival.one_seed(replace(options(tmp_path, "clone"), trials=2), 3)
+
+
+def test_two_processes_on_one_seed_are_one_too_many(tmp_path):
+    folder = tmp_path / "push-box" / "seed-3"
+    folder.mkdir(parents=True)
+    with locked(folder), pytest.raises(UserError, match="in use by process"):
+        survival.one_seed(options(tmp_path, "clone"), 3)
+    assert [file.name for file in folder.iterdir()] == [LOCK]  # nothing was begun
 
 
 def cell(scenario: str, failures: int) -> dict:
