@@ -20,7 +20,7 @@ from foretelling.moments import PAST, Moments
 from foretelling.rivals import Persistence
 from torch import Tensor
 
-from configs import UserError
+from configs import UserError, run_command
 from dreaming.run import RunFolder
 from dreaming.truth import simulate
 from envs.workers import Workers
@@ -81,31 +81,38 @@ def row(name: str, apart: np.ndarray) -> str:
     return f"| {name} | {first:.2f} | " + " | ".join(f"{far / first:.1f}" for far in later) + " |"
 
 
+def model_of(run: RunFolder, task: str) -> WorldModel:
+    """
+    Raises:
+        UserError: it is of another task, or nothing of it can be kicked.
+    """
+    if (other := run.config().task) != task:
+        raise UserError(f"{run.path} is of {other}, the first of --runs of {task}; give runs of one task")
+    model, _ = load_model(run.checkpoints)
+    if not model.carried:
+        raise UserError(f"the world model of {run.path} carries no observation, so that nothing of it can be kicked")
+    return model
+
+
 def main(options: Kicks) -> None:
     torch.set_num_threads(1)
     prepare_cpu()
     if not options.runs:
         raise UserError("--runs names no folder")
-    first = RunFolder(options.runs[0])
-    config = first.config()
-    reader = LogReader(first.logs(config))
-    lived = np.ones(())
-    for number, path in enumerate(options.runs):
-        run = RunFolder(path)
-        if (other := run.config().task) != config.task:
-            raise UserError(f"{path} is of {other}, {options.runs[0]} of {config.task}; give runs of one task")
-        model, _ = load_model(run.checkpoints)
-        if not model.carried:
-            raise UserError(f"the world model of {path} carries no observation, so that nothing of it can be kicked")
-        moments = Moments(Replay(reader, model.context, split_episodes(reader)[1]), options.moments, STEPS[-1], seed=0)
-        if number == 0:
-            truth = in_truth(moments, reader, config.task, model.std.numpy())
-            print(f"{config.task}: medians of {options.moments} moments\n")
-            print("| | 1 step, kicks | " + " | ".join(f"{step} steps, times that" for step in STEPS[1:]) + " |")
-            print("|---" * (1 + len(STEPS)) + "|\n" + row("PyBullet", truth), flush=True)
-            lived = np.where(np.isnan(truth), np.nan, 1.0)
-        print(row(str(path), lived * strayed(model, moments.batch, PAST).numpy()), flush=True)
+    runs = [RunFolder(path) for path in options.runs]
+    config = runs[0].config()
+    models = [model_of(run, config.task) for run in runs]
+    reader = LogReader(runs[0].logs(config))
+    held_out = split_episodes(reader)[1]
+    moments = [Moments(Replay(reader, m.context, held_out), options.moments, STEPS[-1], seed=0) for m in models]
+    truth = in_truth(moments[0], reader, config.task, models[0].std.numpy())
+    print(f"{config.task}: medians of {options.moments} moments\n")
+    print("| | 1 step, kicks | " + " | ".join(f"{step} steps, times that" for step in STEPS[1:]) + " |")
+    print("|---" * (1 + len(STEPS)) + "|\n" + row("PyBullet", truth), flush=True)
+    for run, model, there in zip(runs, models, moments, strict=True):
+        apart = strayed(model, there.batch, PAST).numpy()
+        print(row(str(run.path), np.where(np.isnan(truth), np.nan, apart)), flush=True)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Kicks))
+    run_command(lambda: main(tyro.cli(Kicks)))

@@ -75,9 +75,8 @@ def share_trunk(ensemble: Ensemble) -> None:
 def judges(reader: LogReader, folder: Path, kind: str, options: Trust) -> Trainer:
     """The run's world model under judges of that kind; those that it has not are trained for as many updates as it."""
     _, meta, updates = checkpoint.load(folder, NAME)
-    trainer = Trainer(
-        reader, config_of(meta), TrainerConfig(ensemble=meta.get("ensemble") or TrainerConfig.ensemble), seed=0
-    )
+    config = TrainerConfig(ensemble=meta.get("ensemble") or TrainerConfig.ensemble)
+    trainer = Trainer(reader, config_of(meta), config, seed=0)
     trainer.restore(folder)
     ensemble, step = trainer.model.ensemble, trainer.ensemble_step
     if ensemble is None or step is None:

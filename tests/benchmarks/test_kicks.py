@@ -10,13 +10,17 @@ import torch
 HERE = Path(__file__)
 sys.path += [str(HERE.parents[2] / "benchmarks"), str(HERE.parents[1] / "worldmodel")]
 
-from kicks import row, strayed  # noqa: E402
+from kicks import Kicks, main, row, strayed  # noqa: E402
+from survival import logs  # noqa: E402
 from toy_logs import sliding_mass, write_log  # noqa: E402
 
+from configs import UserError, from_dict, packaged  # noqa: E402
+from dreaming.run import NightConfig, RunFolder  # noqa: E402
 from worldmodel.context import ContextSpec  # noqa: E402
 from worldmodel.model import ModelConfig, Spaces, WorldModel  # noqa: E402
 from worldmodel.replay import Replay  # noqa: E402
 from worldmodel.rssm import RSSMConfig  # noqa: E402
+from worldmodel.trainer import Trainer, TrainerConfig  # noqa: E402
 
 SMALL = ModelConfig(RSSMConfig(deter=16, hidden=8, stoch=4, classes=4, blocks=4), units=8, depth=2, layers=1)
 
@@ -53,3 +57,20 @@ def test_what_ended_does_not_count():
     apart[0, 4:] = np.nan
     apart[1, 4:] = 5.0
     assert row("a", apart) == "| a | 2.00 | 1.0 | 1.8 | 1.8 | 1.8 | 1.8 |"
+
+
+def test_a_table_of_the_simulator_and_of_every_run(tmp_path, capsys):
+    runs = [RunFolder(tmp_path / name) for name in ("one", "same", "other")]
+    for run, task in zip(runs, ("push-box", "push-box", "rover"), strict=True):
+        run.create(NightConfig(task, size="debug"))
+        reader = logs(task, 3, 0, run.episodes)
+        debug = from_dict(ModelConfig, packaged("sizes", "debug"), "debug")
+        Trainer(reader, debug, TrainerConfig(), seed=0).save(run.checkpoints)
+    one, same, other = (run.path for run in runs)
+    main(Kicks([one, same], moments=20))
+    *_, truth, first, second = capsys.readouterr().out.splitlines()
+    assert truth.startswith("| PyBullet | ") and "nan" not in truth
+    assert first.startswith(f"| {one} | ") and first.removeprefix(f"| {one}") == second.removeprefix(f"| {same}")
+    with pytest.raises(UserError, match="of rover, the first of --runs of push-box"):
+        main(Kicks([one, other]))
+    assert capsys.readouterr().out == ""  # told before anything is simulated
