@@ -1,9 +1,8 @@
 """A policy as one ONNX file, which onnxruntime runs on the robot: no torch, no Python, none of this package.
 
-Its inputs are what the log folder holds of a robot, in its channels, order and units (of imported logs: what the
-mapping made of them), and the draws of chance; its output is the command, likewise. So the file holds all that a
-command depends on: scales, bounds and network, and its metadata say what each number is. The extra `export` installs
-what writes and checks it.
+Its input is what the log folder holds of a robot, in its channels, order and units (of imported logs: what the mapping
+made of them); its output is the command, likewise. So the file holds all that a command depends on: scales, bounds and
+network, and its metadata say what each number is. The extra `export` installs what writes and checks it.
 """
 # pyright: reportMissingImports=false
 
@@ -27,14 +26,10 @@ from worldmodel.distributions import ActionMixture
 from worldmodel.fused import RMS_EPS
 from worldmodel.nets import NormedLinear, products_size, within
 
-OBSERVATION, CHOICE, NOISE, COMMAND = "observation", "choice", "noise", "command"
+OBSERVATION, COMMAND = "observation", "command"
 TOLERANCE = 1e-4  # of a command's range, between this file in onnxruntime and the policy it was made of
 # Old ones, so that an onnxruntime of years ago on the robot reads them.
 OPSET, IR_VERSION = 18, 8
-DRAWS = {
-    CHOICE: "uniform in [0, 1), drawn anew at every step: which of the policy's several answers it takes",
-    NOISE: "standard normal, drawn anew at every step; 0 for none",
-}
 
 
 class Onboard(nn.Module):
@@ -62,8 +57,8 @@ class Onboard(nn.Module):
         self.multiplied = products_size(len(self.mean)) > len(self.mean)
         self.register_buffer("pairs", torch.triu_indices(len(self.mean), len(self.mean)))
 
-    def forward(self, observation: Tensor, choice: Tensor, noise: Tensor) -> Tensor:
-        """(N, D) as the log folder has them, (N, 1) uniform in [0, 1), (N, A) standard normal, to commands (N, A)."""
+    def forward(self, observation: Tensor) -> Tensor:
+        """(N, D) as the log folder has them to commands (N, A)."""
         x = within((observation - self.mean) / self.std)
         if self.multiplied:
             x = torch.cat([x, within(x.index_select(-1, self.pairs[0]) * x.index_select(-1, self.pairs[1]))], -1)
@@ -73,12 +68,7 @@ class Onboard(nn.Module):
             x = x * torch.sigmoid(x)
         raw = F.linear(x, self.head.out.weight, self.head.out.bias)
         mixture = ActionMixture(raw, self.actions, self.config.min_std, self.config.max_std)
-        below = mixture.log_weight.exp().cumsum(-1)
-        # The first component whose share, added to those before, exceeds the draw; rounding may leave the last short.
-        number = (choice >= below[:, :-1]).sum(-1, keepdim=True)
-        chosen = (number == torch.arange(self.config.components)).unsqueeze(-1).to(raw.dtype)
-        action = (mixture.mean * chosen).sum(-2) + (mixture.std * chosen).sum(-2) * noise
-        return self.low + (within(action, 1.0) + 1) / 2 * (self.high - self.low)
+        return self.low + (within(mixture.mode(), 1.0) + 1) / 2 * (self.high - self.low)
 
 
 @dataclass
@@ -111,7 +101,6 @@ def export(agent: Agent, meta: Mapping[str, Any], path: Path, told: Mapping[str,
         "action_names": meta["action"].get("names"),
         "action_low": low.tolist(),
         "action_high": high.tolist(),
-        **DRAWS,
         **told,
     }
     held = _written(onboard, about)
@@ -151,28 +140,22 @@ def _check(agent: Agent, meta: Mapping[str, Any]) -> None:
         ) from None
 
 
-def _draws(onboard: Onboard, count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Observations about as the logs', and beyond, with draws of chance."""
+def _observations(onboard: Onboard, count: int, seed: int) -> Tensor:
+    """About as the logs', and beyond."""
     rng = torch.Generator().manual_seed(seed)
-    scaled = 3 * torch.randn(count, len(onboard.mean), generator=rng)
-    return (
-        onboard.mean + scaled * onboard.std,
-        torch.rand(count, 1, generator=rng),
-        torch.randn(count, onboard.actions, generator=rng),
-    )
+    return onboard.mean + 3 * torch.randn(count, len(onboard.mean), generator=rng) * onboard.std
 
 
 def _written(onboard: Onboard, about: Mapping[str, Any]) -> bytes:
     import onnx
 
-    names = [OBSERVATION, CHOICE, NOISE]
     batch = torch.export.Dim("batch", min=1)
     with warnings.catch_warnings():  # of torch's own libraries about each other
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         program = torch.onnx.export(
-            onboard, _draws(onboard, 3, 0), dynamo=True, opset_version=OPSET, verbose=False,
-            input_names=names, output_names=[COMMAND], dynamic_shapes=[{0: batch}] * 3,
+            onboard, (_observations(onboard, 3, 0),), dynamo=True, opset_version=OPSET, verbose=False,
+            input_names=[OBSERVATION], output_names=[COMMAND], dynamic_shapes=[{0: batch}],
         )  # fmt: skip
     assert program is not None
     made = program.model_proto
@@ -186,22 +169,18 @@ def _written(onboard: Onboard, about: Mapping[str, Any]) -> bytes:
 
 
 def _difference(held: bytes, onboard: Onboard, agent: Agent, seed: int, count: int = 512) -> float:
-    """The largest between onnxruntime and the agent's own network, with the same draws of chance."""
+    """The largest between onnxruntime and the agent's own network."""
     import onnxruntime
 
-    observation, choice, noise = _draws(onboard, count, seed)
+    observation = _observations(onboard, count, seed)
     session = onnxruntime.InferenceSession(held, providers=["CPUExecutionProvider"])
-    given = {OBSERVATION: observation.numpy(), CHOICE: choice.numpy(), NOISE: noise.numpy()}
-    (found,) = session.run([COMMAND], given)
+    (found,) = session.run([COMMAND], {OBSERVATION: observation.numpy()})
     with torch.no_grad():
         nothing = observation.new_zeros(count, len(agent.model.context))
         mixture = agent.actor(agent.model.scale(observation), nothing)
-        below = mixture.log_weight.exp().cumsum(-1)
-        clear = ((choice - below).abs() > 1e-5).all(-1)  # a draw on a border may fall to either side of it
-        number = (choice >= below[:, :-1]).sum(-1)
-        rows = torch.arange(count)
-        action = (mixture.mean[rows, number] + mixture.std[rows, number] * noise).clamp(-1, 1)
-        commands = onboard.low + (action + 1) / 2 * (onboard.high - onboard.low)
+        weights = mixture.log_weight.sort(-1, descending=True).values
+        clear = (weights[:, :1] - weights[:, 1:2] > 1e-5).all(-1)  # of two as likely, rounding may choose the other
+        commands = onboard.low + (mixture.mode().clamp(-1, 1) + 1) / 2 * (onboard.high - onboard.low)
     # A command far from 0 has no more digits than float32 gives it.
     digits = torch.finfo(torch.float32).eps * torch.maximum(onboard.low.abs(), onboard.high.abs())
     apart = ((torch.as_tensor(found) - commands).abs() - 2 * digits).clamp(min=0) / (onboard.high - onboard.low)

@@ -106,9 +106,9 @@ class DreamLearner:
         self.ongoing: Dreams | None = None  # what some of the next dreams go on from
         self.cost: dict[str, float] = {}  # reward a step that a scenario was last seen to cost the policy, in dreams
 
-    def agent(self, sample: bool = True, seed: int = 0, actor: Actor | None = None) -> Agent:
+    def agent(self, seed: int = 0, actor: Actor | None = None) -> Agent:
         """The policy at work: the present one, or that actor's."""
-        return Agent(self.model, actor or self.learner.actor, sample, seed)
+        return Agent(self.model, actor or self.learner.actor, seed)
 
     def _imitation(self) -> torch.Tensor:
         batch = self.demonstrations.sample(self.config.batch, self.config.length, self.rng)

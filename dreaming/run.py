@@ -219,10 +219,10 @@ class RunFolder:
     def has_policy(self) -> bool:
         return any(checkpoint.exists(self.checkpoints, name) for name in (BEST, LATEST, CLONE))
 
-    def load_agent(self, name: str = BEST, sample: bool = True, seed: int = 0, device: torch.device = CPU) -> Agent:
+    def load_agent(self, name: str = BEST, seed: int = 0, device: torch.device = CPU) -> Agent:
         """The policy of that name with the world model it filters with, ready to act."""
         state, meta = self.policy(name)
-        return self.agent(state, meta, sample, seed, device)
+        return self.agent(state, meta, seed, device)
 
     def policy(self, name: str = BEST) -> tuple[dict[str, Any], dict[str, Any]]:
         """State and manifest of the policy of that name; of the next one to it where there is no best one yet."""
@@ -232,21 +232,14 @@ class RunFolder:
             name = LATEST if checkpoint.exists(self.checkpoints, LATEST) else CLONE
         return checkpoint.load(self.checkpoints, name)[:2]
 
-    def agent(
-        self,
-        state: dict[str, Any],
-        meta: dict[str, Any],
-        sample: bool = True,
-        seed: int = 0,
-        device: torch.device = CPU,
-    ) -> Agent:
+    def agent(self, state: dict[str, Any], meta: dict[str, Any], seed: int = 0, device: torch.device = CPU) -> Agent:
         """The policy of that state and manifest, as `policy_state` makes them."""
         config, model = self.config(), build_model(meta)
         model.load_state_dict(state["model"])
         place(model, device, config.trainer.compute)
         learner = ActorCritic(config.dream.actor_critic, model, config.dream.view)
         learner.load_state_dict(state["learner"])
-        return Agent(model.eval(), learner.actor.eval(), sample, seed)
+        return Agent(model.eval(), learner.actor.eval(), seed)
 
 
 def policy_state(

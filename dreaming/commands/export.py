@@ -2,7 +2,7 @@
 
 from configs import UserError, suggest
 from dreaming.cli import Export
-from dreaming.export import CHOICE, COMMAND, NOISE, OBSERVATION, export
+from dreaming.export import COMMAND, OBSERVATION, export
 from dreaming.run import OF_RUNS, ONNX, RunFolder
 from worldmodel.console import Screen
 
@@ -31,6 +31,5 @@ def export_policy(options: Export) -> None:
         say(f"Both are as {run.logs(run.config())} has them: what a mapping turned, scaled or split, the robot has to.")
         say("Where a sample is missing or absurd, give the last good one; send no command that is not finite.")
         say(f"On the robot, {meta['control_hz']:g} times a second:")
-        say(f'  session, rng = onnxruntime.InferenceSession("{path.name}"), numpy.random.default_rng()')
-        draws = f'"{CHOICE}": rng.random((1, 1), "f"), "{NOISE}": rng.standard_normal((1, {len(commands)}), "f")'
-        say(f'  [command] = session.run(["{COMMAND}"], {{"{OBSERVATION}": observation, {draws}}})')
+        say(f'  session = onnxruntime.InferenceSession("{path.name}")')
+        say(f'  [command] = session.run(["{COMMAND}"], {{"{OBSERVATION}": observation}})')

@@ -43,7 +43,7 @@ def slippery():
 def test_dreams_that_are_the_truth_fail_where_the_truth_does(slippery, monkeypatch):
     asked = []
 
-    def imagine(model, actor, starts, physics, horizon, noisy):
+    def imagine(model, actor, starts, physics, horizon, mode, noisy):
         asked.append((len(starts), horizon))
         mine = [slippery[i] for i in starts]
         continuation = torch.ones(len(mine), horizon)

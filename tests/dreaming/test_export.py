@@ -5,7 +5,6 @@ import json
 
 import numpy as np
 import pytest
-import torch
 
 from configs import UserError
 from dreaming import export as exporting
@@ -50,49 +49,24 @@ def test_it_says_what_each_number_is(policy, session):
     assert told["task"] == "push-box" and told["run"] == "runs/mine" and float(told["control_hz"]) == 20.0
     assert json.loads(told["observation_names"]) == meta["observation_names"]
     assert (json.loads(told["action_low"]), json.loads(told["action_high"])) == (LOW, HIGH)
-    assert "uniform in [0, 1)" in told["choice"] and "standard normal" in told["noise"]
-    assert [one.name for one in session.get_inputs()] == ["observation", "choice", "noise"]
+    assert [one.name for one in session.get_inputs()] == ["observation"]
 
 
-def test_without_chance_it_commands_the_mean_of_a_component_in_the_machine_s_units(policy, session):
+def test_it_commands_what_the_agent_does_in_the_machine_s_units(policy, session):
     agent, _ = policy
-    seen = observations(agent, 40)
-    with torch.no_grad():
-        mixture = agent.actor(agent.model.scale(torch.as_tensor(seen)), torch.zeros(40, len(agent.model.context)))
-    ends = np.cumsum(mixture.log_weight.exp().numpy(), -1)
-    for number in range(agent.actor.config.components):
-        middle = (ends[:, number] + (ends[:, number - 1] if number else 0)) / 2
-        given = {"observation": seen, "choice": middle[:, None].astype(np.float32), "noise": np.zeros((40, 2), "f")}
-        (found,) = session.run(["command"], given)
-        wide = ends[:, number] - (ends[:, number - 1] if number else 0) > 1e-4  # as wide as its weight
-        half = (np.array(HIGH) - LOW) / 2
-        np.testing.assert_allclose(found[wide], (np.array(LOW) + half + half * mixture.mean[:, number].numpy())[wide],
-                                   atol=1e-4)  # fmt: skip
-
-
-def test_its_commands_are_distributed_as_the_agent_s(policy, session):
-    agent, _ = policy
-    seen = np.repeat(observations(agent, 1), 4000, 0)
-    agent.reset(4000)
-    ours = np.clip(agent.act({"vector": seen}, np.ones(4000, bool)), -1, 1)
-    rng = np.random.default_rng(5)
-    draws = {"choice": rng.random((4000, 1), "f"), "noise": rng.standard_normal((4000, 2), "f")}
-    (found,) = session.run(["command"], {"observation": seen, **draws})
-    theirs = 2 * (found - LOW) / (np.array(HIGH) - LOW) - 1
-    assert theirs.min() >= -1 - 1e-6 and theirs.max() <= 1 + 1e-6
-    for axis in range(2):
-        at = np.linspace(-1, 1, 41)
-        share = [np.searchsorted(np.sort(of[:, axis]), at) / 4000 for of in (ours, theirs)]
-        assert np.abs(share[0] - share[1]).max() < 1.95 * np.sqrt(2 / 4000)  # Kolmogorov-Smirnov, one in a thousand
+    seen = observations(agent, 200)
+    agent.reset(200)
+    ours = agent.act({"vector": seen}, np.ones(200, bool))
+    (found,) = session.run(["command"], {"observation": seen})
+    np.testing.assert_allclose(found, np.array(LOW) + (ours + 1) / 2 * (np.array(HIGH) - LOW), atol=1e-4)
 
 
 def test_one_robot_or_many(policy, session):
     agent, _ = policy
-    seen, one = observations(agent, 5), np.float32(0.5)
-    given = {"observation": seen, "choice": np.full((5, 1), one), "noise": np.zeros((5, 2), "f")}
-    (many,) = session.run(["command"], given)
+    seen = observations(agent, 5)
+    (many,) = session.run(["command"], {"observation": seen})
     for row in range(5):
-        (alone,) = session.run(["command"], {name: value[row : row + 1] for name, value in given.items()})
+        (alone,) = session.run(["command"], {"observation": seen[row : row + 1]})
         np.testing.assert_allclose(alone[0], many[row], atol=1e-5)
 
 
