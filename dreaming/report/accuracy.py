@@ -171,9 +171,9 @@ def mistakes(audit: ScenarioAudit) -> str:
         f"{number(dreamt, 2)}-fold in dreams."
     )
     if dreamt * ALIKE < simulated:
-        return f"{found} They forgive mistakes that the robot will not: a policy learns too little care in them."
+        return f"{found} They forgive mistakes that the robot will not: a policy may learn too little care in them."
     if dreamt > simulated * ALIKE:
-        return f"{found} They punish mistakes that the robot can mend: a policy learns too much care in them."
+        return f"{found} They punish mistakes that the robot can mend: a policy may learn too much care in them."
     return f"{found} So they punish mistakes about as the robot will."
 
 
