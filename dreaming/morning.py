@@ -49,7 +49,7 @@ def audit(night: Night, phase: Phase) -> None:
         # Few environments: the replays are long, the dreams few.
         with night.workers(16) as workers:
             most = _affordable(night, auditor, len(scenarios), 0.8 * phase.seconds, workers)
-            dreams = auditor.dreams(scenarios, most, horizon, seed, False, KICK, lambda: phase.spent() < 0.8)
+            dreams = auditor.dreams(scenarios, most, horizon, seed, kick=KICK, going_on=lambda: phase.spent() < 0.8)
             if night.budget.stop.is_set():
                 return
             night.tick(phase, f"repeating {len(dreams)} dreams in the simulator")
