@@ -74,6 +74,7 @@ class Checks:
         self.audits = 0  # so far
         self.cost = {TRIAL: 0.0, AUDIT: 0.0}  # seconds that one takes
         self.dreamt = 0.0, 0  # seconds, and the updates that took them
+        self._first: float | None = None  # what the first policy tried, the clone, was worth inside the logs' physics
         self._ours = False  # whether the best policy is of this phase; an older one's critic is of another world model
         self._dreams = 0  # a scenario, in an audit
         self._told = 0  # troubles of the process beside
@@ -95,6 +96,7 @@ class Checks:
             "dreamt": self.dreamt,
             "since": self._now() - self._selected,
             "ours": self._ours,
+            "first": self._first,
             "begun": self.begun.state_dict() if self.begun else None,
         }
 
@@ -103,6 +105,7 @@ class Checks:
         self.audits, self.cost, self.dreamt = state["audits"], dict(state["cost"]), tuple(state["dreamt"])
         self._selected = self._now() - state["since"]
         self._dreams, self._ours = state["dreams"], state.get("ours", False)  # older ones lack it
+        self._first = state.get("first")
         self.believe([scenario for scenario in self.audited if scenario.name in state["scenarios"]])
         if begun := state["begun"]:
             learner = deepcopy(self.dreamer.learner)
@@ -238,14 +241,17 @@ class Checks:
         return self.finish()
 
     def _judge(self, score: Score, tried: Begun) -> float:
-        """Keeps the policy that was tried if it is the best so far; from a clearly worse one, goes back to the best."""
+        """Keeps the policy that was tried if it is the best so far and can still do what the first one could; from a
+        clearly worse one, goes back to the best."""
         night, state = self.night, self.state
-        kept = state.best_score is None or score.total > state.best_score
+        self._first = score.inside if self._first is None else self._first
+        lost = score.clearly_loses(self._first)
+        kept = not lost and (state.best_score is None or score.total > state.best_score)
         if kept:
             state.best_score = score.total
             night.save_policy(BEST, tried.learner, tried.updates)
             self._ours = True
-        elif self._ours and score.clearly_below(state.best_score or 0.0):
+        elif self._ours and (lost or score.clearly_below(state.best_score or 0.0)):
             self.dreamer.go_back(night.saved(BEST)["learner"])
         scores = {"logged": score.nominal, **score.scenarios}
         seconds = round(night.earlier_s + night.budget.elapsed(), 2)

@@ -35,6 +35,15 @@ class Score:
     scenarios: dict[str, float]
     total: float  # 0 to 1; of episodes, half is not to fail, and half what they earn
     error: float = 0.0  # standard, of `total`
+    inside: float = 0.0  # the part of `total` that is of the logs' physics, and its standard error
+    inside_error: float = 0.0
+
+    def clearly_loses(self, first: float) -> bool:
+        """Whether luck does not explain that this policy is worth less inside the logs' physics than the first one was.
+
+        Who stands still never falls, and would pay for that with what the robot can do already.
+        """
+        return self.inside < first - CLEARLY * self.inside_error
 
     def clearly_below(self, best: float) -> bool:
         """Whether luck does not explain that this is worse than another policy's total."""
@@ -77,11 +86,12 @@ class Selector:
         rates = {name: float(np.mean(found)) for name, found in survived.items()}
         inside, *what_ifs = [(float(np.mean(found)), _variance(found)) for found in worth.values()]
         if not what_ifs:
-            return Score(rates.pop("logged"), rates, inside[0], math.sqrt(inside[1]))
+            return Score(rates.pop("logged"), rates, inside[0], math.sqrt(inside[1]), inside[0], math.sqrt(inside[1]))
         # Half for what the robot already lives in, half for the what-ifs: neither may be paid for with the other.
         total, variance = np.mean(what_ifs, axis=0)
         error = 0.5 * math.sqrt(inside[1] + variance / len(what_ifs))
-        return Score(rates.pop("logged"), rates, 0.5 * inside[0] + 0.5 * float(total), error)
+        both = 0.5 * inside[0] + 0.5 * float(total)
+        return Score(rates.pop("logged"), rates, both, error, inside[0], math.sqrt(inside[1]))
 
     def worth(self, survived: float, returned: float) -> float:
         """Of an episode, 0 to 1."""

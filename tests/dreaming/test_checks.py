@@ -1,6 +1,7 @@
 """Trials and audits between dreams, with a simulator whose answers are known; whole nights are in test_night.py."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from unittest.mock import patch
 
@@ -128,6 +129,28 @@ def test_a_trial_by_hand():
     assert score.error == pytest.approx(0.5 * sum(variances) ** 0.5)
     better = score.total + 2 * score.error
     assert score.clearly_below(better + 0.001) and not score.clearly_below(better - 0.001)
+
+
+def test_who_stands_still_loses_what_the_clone_could_do():
+    """Four episodes inside the logs' physics, by hand: the clone is worth .875 there, who never fails and earns nothing
+    .5, with a standard error by Laplace's rule of (.5 * .5 / 4) ** .5 = .25; of 40 it would be .078."""
+    clone, still = score_of([0] * 6, [2.5] * 6), score_of([0] * 6, [1.0] * 6)
+    assert (clone.inside, still.inside, still.inside_error) == pytest.approx((0.875, 0.5, 0.25))
+    assert not still.clearly_loses(clone.inside) and replace(still, inside_error=0.078).clearly_loses(clone.inside)
+
+
+def test_a_policy_that_lost_what_the_first_could_do_is_not_kept_and_not_dreamt_on_from():
+    inside = (0.9, 0.5, 0.8)
+    scores = [replace(s, inside=i, inside_error=0.1) for s, i in zip(scored(0.5, 0.9, 0.6), inside, strict=True)]
+    phase, checks, _ = phase_with(Told(scores, beside=False))
+    given = []
+    phase.dreamer.go_back = given.append
+    phase.night.saved = lambda name: {"learner": name}
+    for _ in scores:
+        checks.try_policy()
+    assert [one["kept"] for one in phase.state.selection] == [True, False, True]
+    assert given == [BEST] and phase.state.best_score == 0.6
+    assert checks.state_dict()["first"] == 0.9
 
 
 def test_of_policies_that_fail_as_seldom_the_one_that_earns_more_is_better():
