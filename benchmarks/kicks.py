@@ -22,7 +22,7 @@ from torch import Tensor
 
 from configs import UserError, run_command
 from dreaming.run import RunFolder
-from dreaming.truth import KICK, simulate
+from dreaming.truth import simulate
 from envs.workers import Workers
 from worldmodel.model import WorldModel
 from worldmodel.replay import Batch, Replay
@@ -32,6 +32,7 @@ from worldmodel.storage import LogReader
 from worldmodel.trainer import split_episodes
 
 STEPS = (1, 2, 5, 15, 25, 50)
+KICK = 1e-2  # standard deviations
 SIMULATORS = 25  # at once, in this process
 
 

@@ -69,8 +69,6 @@ class ScenarioAudit:
     """Dreams of this scenario beside `dreams`; AuditReport.not_replayed says why."""
     falls_within_trust: Falls | None = None
     """Each dream up to its own trust horizon, of which `horizon` is the median; None where no dream has one."""
-    strayed: ErrorCurve | None = None
-    """How far dreams stray from themselves when their start is kicked, as the simulator does by `sensitivity`."""
 
     @property
     def disagreement(self) -> float | None:
@@ -80,20 +78,6 @@ class ScenarioAudit:
             return None
         dreamt, still = self.error.median[at], self.persistence.median[at]
         return dreamt / still if dreamt is not None and still else None
-
-    @property
-    def growth(self) -> tuple[float, float] | None:
-        """How many times as far a kicked start leads by the last step that at least half of the dreams reach as it does
-        after one: in the simulator, and in the dreams. None where nothing says so.
-
-        The first step is what both are measured by, as the simulator kicks no channel that follows from others.
-        """
-        at = max((h for h, n in enumerate(self.compared) if 2 * n >= self.dreams), default=0)
-        if not at or self.sensitivity is None or self.strayed is None:
-            return None
-        ends = [(curve.median[0], curve.median[at]) for curve in (self.sensitivity, self.strayed)]
-        simulated, dreamt = (last / first if first and last is not None else None for first, last in ends)
-        return None if simulated is None or dreamt is None else (simulated, dreamt)
 
     @classmethod
     def of_nothing(cls, scenario: str) -> "ScenarioAudit":

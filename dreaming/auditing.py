@@ -14,7 +14,6 @@ from dreaming.audit import AuditReport, Dream, audit, audit_on_logs
 from dreaming.beside import Tell
 from dreaming.rehearsal import rehearse, replayed_logs
 from dreaming.scenario import Scenario
-from dreaming.truth import KICK
 from envs.physics import Physics
 from envs.workers import Workers
 from worldmodel.checkpoint import write_atomically
@@ -43,7 +42,6 @@ class Auditor:
         horizon: int,
         seed: int,
         from_start: bool = False,
-        kick: float = 0.0,
         going_on: Callable[[], bool] = lambda: True,
     ) -> list[Dream]:
         """`count` dreams a scenario, one of each in turn; only the first turn is finished in any case."""
@@ -54,7 +52,7 @@ class Auditor:
                     return found
                 found += rehearse(
                     self.model, self.actor, self.view, self.held_out, self.task, scenario, self.nominal,
-                    self.control_hz, 1, horizon, seed + number, from_start, kick,
+                    self.control_hz, 1, horizon, seed + number, from_start,
                 )  # fmt: skip
         return found
 
@@ -81,7 +79,7 @@ class Auditor:
         rows = list(range(workers.n_envs))
         workers.reset(rows, rows, [self.nominal] * len(rows))  # making the environments is no part of a dream's cost
         begun = time.monotonic()
-        self.audit(self.dreams([LOGGED], 2, horizon, seed, kick=KICK), workers)
+        self.audit(self.dreams([LOGGED], 2, horizon, seed), workers)
         each = (time.monotonic() - begun) / 2
         return max(2, min(most, math.floor(seconds / max(1e-9, each * scenarios))))
 

@@ -53,8 +53,6 @@ class Comparison:
         if all(len(replicas) for replicas in kicked):
             strayed = [self._stack([r[k].observation[1:] for r in kicked]) - truth for k in range(len(kicked[0]))]
             self.sensitivity = _over_first(np.nanmedian, np.stack([self._size(off) for off in strayed]))  # (N, H)
-        strays = [dream.strayed for dream in dreams if dream.strayed is not None]
-        self.strayed = self._stack(strays) if len(strays) == len(dreams) else None  # (N, H)
 
     def _stack(self, rows: Sequence[np.ndarray], fill: float = np.nan) -> np.ndarray:
         stacked = np.full((len(rows), self.horizon, *rows[0].shape[1:]), fill)
@@ -76,7 +74,6 @@ class Comparison:
         if self.sensitivity is not None:
             kicked = self.sensitivity[mine]
             sensitivity = _curve(kicked, lived & ~np.isnan(kicked[:, : len(horizon)]))
-        strayed = _curve(self.strayed[mine, : len(horizon)], lived) if self.strayed is not None else None
         compared = lived.sum(0)
         trusted, reason = _trust(error, persistence, sensitivity, compared, int(mine.sum()))
         bias, per_dream, true = self._reward(mine, lived)
@@ -103,7 +100,6 @@ class Comparison:
             true_reward_per_step=true,
             trusted=trusted,
             reason=reason,
-            strayed=strayed,
         )
 
     def _falls_within_trust(self, mine: np.ndarray) -> Falls | None:

@@ -22,7 +22,7 @@ from dreaming.report.page import write_report
 from dreaming.run import BEST, CLONE, ZERO_STEP
 from dreaming.selection import AUDIT_SEEDS
 from dreaming.survival import Survival, cells_of, log_ranges, report_cells, try_policies
-from dreaming.truth import KICK, simulate
+from dreaming.truth import simulate
 from envs.record import ExpertPolicy, Policy
 from envs.slots import SimulatorError, first_line
 from envs.workers import ProcessLostError, Workers
@@ -49,7 +49,7 @@ def audit(night: Night, phase: Phase) -> None:
         # Few environments: the replays are long, the dreams few.
         with night.workers(16) as workers:
             most = _affordable(night, auditor, len(scenarios), 0.8 * phase.seconds, workers)
-            dreams = auditor.dreams(scenarios, most, horizon, seed, kick=KICK, going_on=lambda: phase.spent() < 0.8)
+            dreams = auditor.dreams(scenarios, most, horizon, seed, going_on=lambda: phase.spent() < 0.8)
             if night.budget.stop.is_set():
                 return
             night.tick(phase, f"repeating {len(dreams)} dreams in the simulator")

@@ -1,6 +1,5 @@
 """Dreams to be looked at and audited, with everything kept that a simulator needs to repeat them."""
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,13 +7,13 @@ import torch
 
 from dreaming.agent import Actor, View
 from dreaming.audit import Dream
-from dreaming.imagination import Rollout, Starts, imagine, starts_from
+from dreaming.imagination import Rollout, imagine, starts_from
 from dreaming.imagined_failure import held_out_starts
 from dreaming.learning import dream_physics
 from dreaming.scenario import Scenario
 from dreaming.trust import judge, stated
 from envs.physics import Physics
-from worldmodel.device import device_of, random_kept, random_state, seeded, set_random_state
+from worldmodel.device import random_kept, seeded, set_random_state
 from worldmodel.model import WorldModel
 from worldmodel.replay import Replay
 
@@ -33,14 +32,10 @@ def rehearse(
     horizon: int,
     seed: int,
     from_start: bool = False,
-    kick: float = 0.0,
 ) -> list[Dream]:
     """Dream `count` times under the scenario, from random steps (or the beginnings) of held-out episodes.
 
     The rest of each episode's physics, the box's shape say, stays what it was.
-
-    Args:
-        kick: standard deviations by which the start is kicked, to see how far the dream then strays; 0 asks nothing.
     """
     rng = np.random.default_rng(seed)
     which = rng.integers(0, len(held_out.episodes), count)
@@ -59,12 +54,9 @@ def rehearse(
             logged = Physics.of_log(held_out.reader.episodes[episode]["physics"], nominal)
             physics = scenario.sample(task, rng, logged, None if from_start else step / control_hz)
             prepared = dream_physics(model, [physics], np.array([step]), horizon, control_hz)
-            before = random_state(held_out.device)
             rollout = imagine(model, actor, starts, prepared, horizon, mode=True)
             world = rollout.world
             says = stated(model, world.at(slice(None), 0), world.at(slice(None), slice(1, None)), rollout.inputs)
-            if kick and model.carried:
-                says["strayed"] = _strayed(model, actor, starts, rollout, kick, seed + episode, before)
             dreams.append(_told(rollout, 0, episode, step, scenario, physics, says))
     return dreams
 
@@ -103,22 +95,6 @@ def rehearse_at_once(
         bounds, trusted = found.bound.cpu().numpy(), found.horizon.tolist()
         says = [{"uncertainty": bounds[i], "trust_horizon": trusted[i]} for i in range(count)]
     return [_told(rollout, i, which[i], int(steps[i]), scenario, physics[i], says[i]) for i in range(count)]
-
-
-def _strayed(
-    model: WorldModel, actor: Actor, starts: Starts, rollout: Rollout, kick: float, seed: int, before: dict[str, Any]
-) -> np.ndarray:
-    """(H,) root mean square over channels, in their standard deviations, between a dream and the same one whose start
-    was kicked: the same commands, and the same draws of chance as from the state `before` it."""
-    world, device = starts.world, device_of(model)
-    with random_kept(device):
-        set_random_state(seeded(seed, device), device)
-        kicked = replace(starts, world=world._replace(vector=world.vector + kick * torch.randn_like(world.vector)))
-        set_random_state(before, device)
-        horizon = rollout.action.shape[1]
-        again = imagine(model, actor, kicked, rollout.physics, horizon, commands=rollout.action)
-    apart = model.scale(again.observation) - model.scale(rollout.observation)
-    return apart[0, 1:].square().mean(-1).sqrt().cpu().numpy()
 
 
 def _told(

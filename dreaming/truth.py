@@ -21,9 +21,6 @@ FAILED = "the simulator failed"
 LOST = "its simulator process died or hung"
 
 
-KICK = 1e-2  # standard deviations by which a start is kicked, to see what becomes of a small mistake
-
-
 class Episodes(Protocol):
     """A list of Episodes reads as this through `Listed`, and worldmodel.storage.LogReader as it is."""
 
@@ -63,8 +60,6 @@ class Dream:
     uncertainty: np.ndarray | None = None
     trust_horizon: int | None = None
     changes: tuple[Change, ...] = ()  # of the physics on the way, by the episode's clock
-    # (H,) how far it strays from itself when its start is kicked, as `uncertainty` counts; of some dreams alone.
-    strayed: np.ndarray | None = None
 
     @property
     def horizon(self) -> int:

@@ -10,11 +10,9 @@ from dreaming import auditing
 from dreaming.audit import AuditReport
 from dreaming.audit_report import why_not_replayed
 from dreaming.cli import Audit
-from dreaming.report.accuracy import mistakes
 from dreaming.run import RunFolder
 from dreaming.scenario import Scenario, load_scenarios, usual_world
 from dreaming.selection import AUDIT_SEEDS
-from dreaming.truth import KICK
 from envs import registry
 from envs.workers import Workers
 from worldmodel.console import Screen, clock
@@ -50,7 +48,7 @@ def audit_dreams(options: Audit) -> None:
                 asked = [auditing.LOGGED, *_dreamable(scenarios, task, agent.model.context, screen)]
                 dreams = []
                 for done, scenario in enumerate(asked, 1):
-                    dreams += auditor.dreams([scenario], options.dreams, options.horizon, seed, kick=KICK)
+                    dreams += auditor.dreams([scenario], options.dreams, options.horizon, seed)
                     took = time.monotonic() - begun
                     screen.progress(0.7 * done / len(asked), took / done * (1.4 * len(asked) - done), scenario.name)
                 report = auditor.audit(dreams, workers)
@@ -102,8 +100,6 @@ def _print(report: AuditReport, task: str) -> None:
     for line in why_not_replayed(report.not_replayed):
         console.print(f"  not repeated: {line}", highlight=False)
     console.print("  still: standing still; kicked: the simulator against itself; reward: bias a step", highlight=False)
-    if grown := mistakes(report.overall):
-        console.print(f"  {grown}", highlight=False)
 
 
 def _last(curve: list[float | None]) -> int:

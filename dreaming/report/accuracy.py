@@ -13,7 +13,6 @@ from dreaming.report.markup import MANY_ROWS, bullets, folded, paragraph, sectio
 from dreaming.report.summary import Share, interval_text, words
 
 NORMALISED = "error, in standard deviations of each channel"
-ALIKE = 3.0  # times as much growth of a mistake, or as little, still passes for the same
 
 
 def open_loop_section(report: Report) -> str:
@@ -126,7 +125,6 @@ def audit_section(report: Report) -> str:
         missing,
         responsive(lambda width: _audit_chart(audit.overall, width, "Error by horizon, all audited dreams")),
         paragraph("Medians over dreams; states after the truth has ended are not compared.", "muted"),
-        paragraph(mistakes(audit.overall)),
         folded("These curves in numbers", _horizon_table(audit.overall)),
         folded(f"Each channel in its own unit ({len(audit.overall.channels)})", _audited_channels(audit.overall)),
         "<h3>By scenario</h3>",
@@ -160,29 +158,10 @@ def refused_section(report: Report) -> str:
     return section("refused", "What these logs cannot teach", *parts) if parts else ""
 
 
-def mistakes(audit: ScenarioAudit) -> str:
-    """Whether dreams forgive what the simulator does not, in words; empty where nobody can say."""
-    if audit.growth is None:
-        return ""
-    simulated, dreamt = audit.growth
-    steps = max(h for h, n in zip(audit.horizon, audit.compared, strict=True) if 2 * n >= audit.dreams)
-    found = (
-        f"A small mistake grows {number(simulated, 2)}-fold in PyBullet from the first step to step {steps}, and "
-        f"{number(dreamt, 2)}-fold in dreams."
-    )
-    if dreamt * ALIKE < simulated:
-        return f"{found} They forgive mistakes that the robot will not: a policy may learn too little care in them."
-    if dreamt > simulated * ALIKE:
-        return f"{found} They punish mistakes that the robot can mend: a policy may learn too much care in them."
-    return f"{found} So they punish mistakes about as the robot will."
-
-
 def _audit_chart(audit: ScenarioAudit, width: int, title: str, small: bool = False) -> str:
     lines = [Line("persistence", audit.horizon, audit.persistence.median, "persistence")]
     if audit.sensitivity is not None:
         lines.append(Line("PyBullet, kicked", audit.horizon, audit.sensitivity.median, "sensitivity"))
-    if audit.strayed is not None:
-        lines.append(Line("dream, kicked", audit.horizon, audit.strayed.median, "strayed"))
     lines.append(Line("dream", audit.horizon, audit.error.median, "dream"))
     return line_chart(
         lines,
@@ -261,8 +240,6 @@ def _horizon_table(audit: ScenarioAudit) -> str:
     kinds = [("dream", audit.error), ("persistence", audit.persistence)]
     if audit.sensitivity is not None:
         kinds.append(("PyBullet, kicked", audit.sensitivity))
-    if audit.strayed is not None:
-        kinds.append(("dream, kicked", audit.strayed))
     columns = ["steps ahead", "dreams compared", *(f"{name}: median (mean)" for name, _ in kinds)]
     rows = [
         [

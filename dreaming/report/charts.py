@@ -19,8 +19,7 @@ DOTTED = 40  # lines of up to so many points show a dot, with its value, at each
 
 @dataclass
 class Line:
-    """`kind` is the CSS class that colours it: after, before, demonstrator, dream, persistence, sensitivity, strayed,
-    c0..c7."""
+    """`kind` is the CSS class that colours it: after, before, demonstrator, dream, persistence, sensitivity, c0..c7."""
 
     name: str
     xs: Sequence[float]

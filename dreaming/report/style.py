@@ -82,12 +82,10 @@ svg .fill { fill: var(--k); } svg text.name { fill: var(--k); }
 svg .dot line { stroke: var(--k); stroke-width: 2; stroke-linecap: round; opacity: .55; }
 svg .dot circle, svg .dot path { fill: var(--k); stroke: none; }
 svg .dot circle.hollow { fill: var(--page); stroke: var(--k); stroke-width: 2.2; }
-svg .line.persistence { stroke-dasharray: 6 5; } svg .line.sensitivity,
-svg .line.strayed { stroke-dasharray: 1.5 5; stroke-width: 2.6; }
+svg .line.persistence { stroke-dasharray: 6 5; } svg .line.sensitivity { stroke-dasharray: 1.5 5; stroke-width: 2.6; }
 .after { --k: var(--after); } .before { --k: var(--before); } .demonstrator { --k: var(--demonstrator); }
 .zero_step { --k: var(--dream); }
-.dream, .strayed { --k: var(--dream); }
-.persistence { --k: var(--persistence); } .sensitivity { --k: var(--sensitivity); }
+.dream { --k: var(--dream); } .persistence { --k: var(--persistence); } .sensitivity { --k: var(--sensitivity); }
 .c0 { --k: var(--c0); } .c1 { --k: var(--c1); } .c2 { --k: var(--c2); } .c3 { --k: var(--c3); }
 .c4 { --k: var(--c4); } .c5 { --k: var(--c5); } .c6 { --k: var(--c6); } .c7 { --k: var(--c7); }
 @media (max-width: 640px) {

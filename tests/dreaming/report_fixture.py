@@ -166,7 +166,6 @@ def _audited(name: str, dreams: int, times: float, simulator: bool) -> ScenarioA
         trusted=trusted,
         reason=f"50 steps ahead the dream's error is {dream[-1]:.2g}, {verdict} standing still ({still[-1]:.2g}) "
         f"({compared[-1]} of {dreams} dreams)",
-        strayed=_curve(0.9 * kicked) if simulator else None,
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from configs import UserError
-from dreaming.audit import AuditReport, Dream, ScenarioAudit, audit, audit_on_logs
+from dreaming.audit import AuditReport, Dream, audit, audit_on_logs
 from dreaming.comparison import Comparison
 from dreaming.truth import FAILED, LOST, NO_STATE, NOT_FINITE, OUT_OF_REACH, Listed, Truth, simulate
 from envs import registry
@@ -572,18 +572,6 @@ def test_trust_is_not_judged_where_the_simulator_has_lost_itself():
         "the simulator itself, kicked, strays by 0.5 (1 of 1 dreams)"
     )
     assert not Comparison([dream], [truth], [[]], np.ones(1)).judge("s", ["x"]).trusted
-
-
-def test_how_a_mistake_grows_is_counted_from_the_first_step_on():
-    dream, truth = made_up(continuation=[1] * 3, reward=[0] * 3, true_reward=[0] * 3, steps=3, fell=False)
-    kicked = replace(truth, observation=truth.observation + np.array([[0.0], [0.1], [0.5], [0.8]], np.float32))
-    one, other = (replace(dream, strayed=0.1 * np.array(by)) for by in ([2, 4, 6], [2, 6, 10]))
-    part = Comparison([one, other], [truth] * 2, [[kicked]] * 2, np.ones(1)).judge("s", ["x"])
-    assert part.strayed is not None and part.strayed.median == pytest.approx([0.2, 0.5, 0.8])
-    assert part.growth == pytest.approx((8.0, 4.0))
-    assert Comparison([one, dream], [truth] * 2, [[kicked]] * 2, np.ones(1)).judge("s", ["x"]).growth is None
-    assert Comparison([one, other], [truth] * 2, [[]] * 2, np.ones(1)).judge("s", ["x"]).growth is None
-    assert ScenarioAudit.of_nothing("s").growth is None
 
 
 # -- without a simulator -----------------------------------------------------------------------------------------------
