@@ -5,9 +5,10 @@
 From the same held-out moments, under the same logged commands, PyBullet and the world model of every run go on twice:
 once from the start as it was, once from one that is kicked by a hundredth of each channel's standard deviation (in
 PyBullet of those channels that are set and do not follow from others; in a model of the observation, while its memory
-stays as it was). The first step finds contacts anew; how the distance grows from there on is compared. Where a model
-leads back what the simulator lets go, a policy that practises in it learns no care. The runs are nights', or what
-`survival.py` left, of one task; moments are of the first one's logs. No simulator step here is learnt from.
+stays as it was). The first step finds contacts anew; how the distance grows from there on is compared, which says
+little where many channels cannot move, as push-box's goal. Where a model leads back what the simulator lets go, a
+policy that practises in it learns no care. The runs are nights', or what `survival.py` left, of one task; moments are
+of the first one's logs. No simulator step here is learnt from.
 """
 
 from dataclasses import dataclass

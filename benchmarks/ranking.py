@@ -82,10 +82,10 @@ class Scripted:
 
 @dataclass
 class Chosen:
-    action: torch.Tensor
+    raw: torch.Tensor
 
-    def sample(self) -> torch.Tensor:
-        return self.action
+    def mode(self) -> torch.Tensor:
+        return self.raw
 
 
 def main(options: Ranking) -> None:

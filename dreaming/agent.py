@@ -74,9 +74,8 @@ class Filter:
 class Agent:
     """A trained policy as a callable over batches of observations (envs.record.Policy).
 
-    It takes the mode of the actor's choice, where dreams that teach draw from it: what was drawn to find something
-    better was measured to make a dreamt hopper fall two to three times as often (docs/results.md, "Acting by the
-    mode").
+    It takes the mode of the actor's choice; only dreams that teach draw from it. Drawing on the robot too was measured
+    to make dreamt hoppers fall at least twice as often (docs/results.md, "Acting by the mode").
     """
 
     def __init__(self, model: WorldModel, actor: Actor, seed: int = 0) -> None:

@@ -198,7 +198,7 @@ def imagine(
 
     Args:
         noisy: observations scatter as the model says that they do, so that a policy cannot count on the expected one.
-        commands: (N, H, A) play these instead of asking the actor (an audit of logs does).
+        commands: (N, H, A) play these instead of asking the actor.
         mode: take the actor's mode, as the robot will, instead of exploring. Latents are always drawn: a rollout of
             modes was measured to stray twice as far.
     """

@@ -71,7 +71,8 @@ class Selector:
             rng = np.random.default_rng([SELECTION_SEEDS, number])
             self.cells += [(scenario.name, str(i), scenario.sample(task, rng, base)) for i in range(draws)]
         named = ", ".join(scenario.name for scenario in scenarios)
-        self.worlds = f"{draws} draws of logged, {named}; returns from {earned[0]:g} to {earned[1]:g}"
+        # Scores of earlier code, whose policies drew their actions, do not compare.
+        self.worlds = f"{draws} draws of logged, {named}; returns from {earned[0]:g} to {earned[1]:g}; by the mode"
 
     def score(self, workers: Workers, tell: Tell, policy: Policy) -> Score:
         def on_episode(done: int, jobs: int) -> None:

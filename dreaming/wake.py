@@ -20,7 +20,7 @@ from dreaming.saving import no_space
 from dreaming.scenario import Scenario
 from envs import registry
 from envs.physics import Physics
-from envs.record import record
+from envs.record import NoisyPolicy, record
 from envs.slots import SimulatorError, first_line
 from envs.workers import ProcessLostError
 from worldmodel import checkpoint
@@ -88,7 +88,8 @@ def collect(night: Night, phase: Phase, targets: Sequence[Scenario]) -> None:
     """Whole episodes, until the steps are together or the time for it is up."""
     task, number, wanted = night.config.task, night.state.nights, night.config.wake
     image = night.trainer.model.spaces.image
-    policy = night.agent(BEST)
+    # As a demonstrator's, its logs are to hold what happens beside its path.
+    policy = NoisyPolicy(night.agent(BEST), registry.entry(task).noise, WAKE_SEEDS + night.config.seed)
     processes, names = night.processes(phase), ", ".join(scenario.name for scenario in targets)
 
     def draw(rng: np.random.Generator) -> Physics:

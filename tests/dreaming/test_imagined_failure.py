@@ -4,7 +4,7 @@ import torch
 
 from dreaming.agent import Actor, ActorConfig
 from dreaming.imagined_failure import WINDOW, ImaginedFailure, held_out_starts, near_logs
-from dreaming.rehearsal import rehearse_at_once
+from dreaming.rehearsal import rehearse, rehearse_at_once
 from dreaming.scenario import Scenario
 from dreaming.search import Axis, Space
 from envs.physics import Physics
@@ -99,6 +99,22 @@ def test_episodes_that_fit_are_dreamt_whole(model, held_out):
     actor = Actor(ActorConfig(units=16, layers=1), model, "blind")
     steps = lambda horizon: ImaginedFailure(model, actor, held_out, Physics(), 10.0, 8, horizon).starts.step  # noqa: E731
     assert steps(40).eq(0).all() and steps(39).gt(0).any()
+
+
+def test_whoever_is_asked_acts_by_the_mode(model, held_out):
+    """Nothing is explored, and what was rehearsed is what the actor's likeliest component means."""
+    actor, explored = Actor(ActorConfig(units=16, layers=1), model, "blind"), []
+    actor.register_forward_pre_hook(lambda _, __, named: explored.append(named["explore"]), with_kwargs=True)
+    ImaginedFailure(model, actor, held_out, Physics(), 10.0, starts=6, horizon=STEPS)
+    slippery = Scenario("slippery", "", {"default": {"floor_friction": (0.3, 0.4)}})
+    given = ("toy", slippery, Physics(), 10.0, 3, STEPS, 0)
+    dreams = [*rehearse_at_once(model, actor, held_out, *given), *rehearse(model, actor, "blind", held_out, *given)]
+    assert explored and not any(explored)
+    for dream in dreams:
+        with torch.no_grad():
+            choice = actor(model.scale(torch.as_tensor(dream.observation[:-1])), torch.zeros(STEPS, 1), explore=False)
+        likeliest = choice.mean[torch.arange(STEPS), choice.log_weight.argmax(-1)]
+        np.testing.assert_allclose(dream.action, likeliest.clamp(-1, 1).numpy(), atol=1e-5)
 
 
 def test_dreams_rehearsed_at_once_begin_in_the_logs_and_follow_the_scenario(model, held_out):
