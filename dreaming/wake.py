@@ -88,8 +88,7 @@ def collect(night: Night, phase: Phase, targets: Sequence[Scenario]) -> None:
     """Whole episodes, until the steps are together or the time for it is up."""
     task, number, wanted = night.config.task, night.state.nights, night.config.wake
     image = night.trainer.model.spaces.image
-    # As a demonstrator's, its logs are to hold what happens beside its path.
-    policy = NoisyPolicy(night.agent(BEST), registry.entry(task).noise, WAKE_SEEDS + night.config.seed)
+    policy, noise = night.agent(BEST), registry.entry(task).noise
     processes, names = night.processes(phase), ", ".join(scenario.name for scenario in targets)
 
     def draw(rng: np.random.Generator) -> Physics:
@@ -102,7 +101,9 @@ def collect(night: Night, phase: Phase, targets: Sequence[Scenario]) -> None:
                 # No more at once than are sure to be wanted: every step that is simulated is kept, and counted.
                 count = min(16, max(1, (wanted - done) // registry.task_class(task).max_steps))
                 seed = WAKE_SEEDS + night.config.seed * 1000 + len(writer)
-                for episode in record(task, policy, count, seed, processes=processes, camera=image, draw=draw):
+                # As a demonstrator's, its logs are to hold what happens beside its path.
+                noisy = NoisyPolicy(policy, noise, seed)
+                for episode in record(task, noisy, count, seed, processes=processes, camera=image, draw=draw):
                     episode.info[WAKE] = number
                     writer.append(episode)
                     done += episode.length
