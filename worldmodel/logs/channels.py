@@ -128,8 +128,9 @@ def clock(raw: RawEpisode, spec: Column | str) -> np.ndarray:
         value, spec = stamps.astype(np.int64), Column(spec.names, unit="ns")
     if value.dtype.kind in "iu" and len(value):  # nanoseconds since 1970 would lose their last digits as floats
         value = value - value[0]
-    time = numbers(value, f"{raw.where}: the clock {column}") * spec.factor
-    return time - time[np.isfinite(time)][0] if np.isfinite(time).any() else time
+    with np.errstate(over="ignore"):  # a stamp that no number can hold is as good as none
+        time = numbers(value, f"{raw.where}: the clock {column}") * spec.factor
+        return time - time[np.isfinite(time)][0] if np.isfinite(time).any() else time
 
 
 def one_value(raw: RawEpisode, name: str) -> Any:

@@ -206,6 +206,9 @@ def test_any_mapping_imports_or_is_a_plain_error(tmp_path, changes):
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.lists(st.floats(), min_size=1, max_size=30), st.lists(st.floats(), min_size=1, max_size=30))
 @example([0.0, -6e35, -0.5, 0.0], [0.0, 3e272, 0.0, 0.0])  # a span times a command is more than a number can be
+@example([1.7976931348623157e308, -1e292], [0.0, 0.0])  # and so is this span
+@example([1.7976931348623157e308, -1e308, -5e307], [0.0, 0.0, 0.0])
+@example([-1e308, 0.0, 0.1, 0.2, 1e308], [0.0, 1.0, 2.0, 3.0, 4.0])
 def test_any_numbers_import_finite_or_are_a_plain_error(tmp_path, time, x):
     import shutil
 
