@@ -98,7 +98,6 @@ class Agent:
         with random_kept(device):
             set_random_state(self.random, device)
             self.filter.step(vector, image, self.command, torch.as_tensor(is_first).to(device))
-            action = self.actor(self.model.scale(vector), self.filter.estimate).mode()
             self.random = random_state(device)
-        self.command = action.clamp(-1, 1)
+        self.command = self.actor(self.model.scale(vector), self.filter.estimate).mode().clamp(-1, 1)
         return self.command.cpu().numpy().copy()

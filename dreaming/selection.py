@@ -85,14 +85,13 @@ class Selector:
             survived.setdefault(result.scenario, []).append(1.0 - result.failure_rate)
             worth.setdefault(result.scenario, []).append(self.worth(1.0 - result.failure_rate, result.return_mean))
         rates = {name: float(np.mean(found)) for name, found in survived.items()}
-        inside, *what_ifs = [(float(np.mean(found)), _variance(found)) for found in worth.values()]
-        if not what_ifs:
-            return Score(rates.pop("logged"), rates, inside[0], math.sqrt(inside[1]), inside[0], math.sqrt(inside[1]))
-        # Half for what the robot already lives in, half for the what-ifs: neither may be paid for with the other.
-        total, variance = np.mean(what_ifs, axis=0)
-        error = 0.5 * math.sqrt(inside[1] + variance / len(what_ifs))
-        both = 0.5 * inside[0] + 0.5 * float(total)
-        return Score(rates.pop("logged"), rates, both, error, inside[0], math.sqrt(inside[1]))
+        (inside, variance), *what_ifs = [(float(np.mean(found)), _variance(found)) for found in worth.values()]
+        total, error = inside, math.sqrt(variance)
+        if what_ifs:  # half for what the robot already lives in, half for them: neither may be paid for with the other
+            outside, scatter = np.mean(what_ifs, axis=0)
+            total = 0.5 * inside + 0.5 * float(outside)
+            error = 0.5 * math.sqrt(variance + scatter / len(what_ifs))
+        return Score(rates.pop("logged"), rates, total, error, inside, math.sqrt(variance))
 
     def worth(self, survived: float, returned: float) -> float:
         """Of an episode, 0 to 1."""
