@@ -108,7 +108,7 @@ def dreamt_failures(
             starts = starts_from(model, replay.gather(first_rows), actor.view)
             n = len(first_rows)
             told = dream_physics(model, [physics] * n, np.zeros(n, np.int64), cls.max_steps, cls.control_hz)
-            rollout = imagine(model, actor, starts, told, cls.max_steps, mode=True, noisy=True)
+            rollout = imagine(model, actor, starts, told, cls.max_steps, noisy=True)
             ended = (rollout.continuation < 0.5).any(1).tolist()
             failed += [
                 bool(over or not cls.solved(vectors))

@@ -190,31 +190,26 @@ def imagine(
     starts: Starts,
     physics: DreamPhysics,
     horizon: int,
-    commands: Tensor | None = None,
-    mode: bool = False,
+    explore: bool = False,
     noisy: bool = False,
 ) -> Rollout:
     """Dream `horizon` steps. Differentiable in the actor, through the model, unless called under `torch.no_grad`.
 
     Args:
+        explore: draw from the actor's choice, widened, as dreams that teach do, instead of taking its mode, as robots
+            do. Latents are always drawn: a rollout of modes was measured to stray twice as far.
         noisy: observations scatter as the model says that they do, so that a policy cannot count on the expected one.
-        commands: (N, H, A) play these instead of asking the actor.
-        mode: take the actor's mode, as the robot will, instead of exploring. Latents are always drawn: a rollout of
-            modes was measured to stray twice as far.
     """
     moments, actions = [Moment.first(starts)], []
     agent = Filter(model, actor.view, starts.agent)
     estimates, inputs, raw = [agent.estimate], [], []
     prepared = model.rssm.prepared()
     for t in range(horizon):
-        if commands is None:
-            # However fixed the actor's weights are, gradients are asked for from its first choice on.
-            scaled = model.scale(moments[-1].seen).requires_grad_(torch.is_grad_enabled())
-            choice = actor(scaled, estimates[-1], explore=not mode)
-            raw.append(choice.raw)
-            action = choice.mode() if mode else choice.sample()
-        else:
-            action = commands[:, t]
+        # However fixed the actor's weights are, gradients are asked for from its first choice on.
+        scaled = model.scale(moments[-1].seen).requires_grad_(torch.is_grad_enabled())
+        choice = actor(scaled, estimates[-1], explore=explore)
+        raw.append(choice.raw)
+        action = choice.sample() if explore else choice.mode()
         command = within(action, 1.0)
         moment, given = dream_step(model, moments[-1], command, physics.at(t), physics.push[:, t], noisy, prepared)
         moments.append(moment)

@@ -101,7 +101,7 @@ class ImaginedFailure:
         with random_kept(device):
             # The same chances for every world, as far as dreams at once allow.
             set_random_state(seeded(self.seed, device), device)
-            return imagine(self.model, self.actor, starts, prepared, self.horizon, mode=True, noisy=True)
+            return imagine(self.model, self.actor, starts, prepared, self.horizon, noisy=True)
 
 
 def held_out_starts(

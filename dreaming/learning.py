@@ -223,7 +223,8 @@ class DreamLearner:
         prepared = dream_physics(self.model, dreams.physics, first_step, c.horizon, self.control_hz)
         prepared.known *= c.told
         with torch.set_grad_enabled(a.gradient == "dynamics"):
-            rollout = imagine(self.model, fixed(learner.actor), dreams.starts, prepared, c.horizon, noisy=True)
+            actor = fixed(learner.actor)
+            rollout = imagine(self.model, actor, dreams.starts, prepared, c.horizon, explore=True, noisy=True)
             weighted, counted, trust = weighed(c.trust, self.model, rollout)
         self._notice(dreams.names, rollout.reward)
         # Bounds hold from a logged state on; one that was dreamt has none to begin with.

@@ -54,7 +54,7 @@ def rehearse(
             logged = Physics.of_log(held_out.reader.episodes[episode]["physics"], nominal)
             physics = scenario.sample(task, rng, logged, None if from_start else step / control_hz)
             prepared = dream_physics(model, [physics], np.array([step]), horizon, control_hz)
-            rollout = imagine(model, actor, starts, prepared, horizon, mode=True)
+            rollout = imagine(model, actor, starts, prepared, horizon)
             world = rollout.world
             says = stated(model, world.at(slice(None), 0), world.at(slice(None), slice(1, None)), rollout.inputs)
             dreams.append(_told(rollout, 0, episode, step, scenario, physics, says))
@@ -86,7 +86,7 @@ def rehearse_at_once(
             scenario.sample(task, rng, one, step / control_hz) for one, step in zip(logged, steps.tolist(), strict=True)
         ]
         told = dream_physics(model, physics, steps, horizon, control_hz)
-        rollout = imagine(model, actor, starts, told, horizon, mode=True)
+        rollout = imagine(model, actor, starts, told, horizon)
     says: list[dict[str, Any]] = [{}] * count
     if model.calibration is not None:
         world = rollout.world

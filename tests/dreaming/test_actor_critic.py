@@ -288,7 +288,7 @@ def test_the_gradient_of_a_dream_runs_through_the_transition(model):
     for group in learner.optimizer.param_groups:
         group["lr"] = 1e-2
     for _ in range(100):
-        rollout = imagine(model, learner.actor, starts, physics, 3, noisy=True)
+        rollout = imagine(model, learner.actor, starts, physics, 3, explore=True, noisy=True)
         learner.step(learner.losses(model, rollout)[0])
     assert commanded() < min(-0.5, before)
 
@@ -315,7 +315,7 @@ def test_weights_whose_gradients_are_taken_at_once_get_those_of_autograd(view: V
 
     def learnt(actor, late: bool) -> tuple[torch.Tensor, ...]:
         torch.manual_seed(2)
-        rollout = imagine(model, actor, starts, physics, steps, noisy=True)
+        rollout = imagine(model, actor, starts, physics, steps, explore=True, noisy=True)
         rollout = rollout if late else replace(rollout, raw=())
         torch.manual_seed(3)
         loss = learner.losses(model, rollout, counted=counted)[0]

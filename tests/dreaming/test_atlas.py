@@ -43,8 +43,8 @@ def slippery():
 def test_dreams_that_are_the_truth_fail_where_the_truth_does(slippery, monkeypatch):
     asked = []
 
-    def imagine(model, actor, starts, physics, horizon, mode, noisy):
-        assert mode, "as the robot acts"
+    def imagine(model, actor, starts, physics, horizon, explore=False, noisy=False):
+        assert not explore, "as the robot acts"
         asked.append((len(starts), horizon))
         mine = [slippery[i] for i in starts]
         continuation = torch.ones(len(mine), horizon)

@@ -7,9 +7,9 @@ import torch
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers.vector import DictInfoToList
+from played import Played
 
 from configs import UserError
-from dreaming.agent import Actor, ActorConfig
 from dreaming.dream_env import DreamEnv, DreamVectorEnv
 from dreaming.event import Event
 from dreaming.imagination import Starts, imagine
@@ -118,10 +118,9 @@ def test_dreams_are_those_of_imagine(dreams, model, monkeypatch, noisy):
     assert {physics.sensor_noise for physics in worlds} == {0.0, 0.25}
     physics = dream_physics(model, worlds, infos["logged_step"], 6, 10.0)
     commands = torch.linspace(-1.5, 1.5, 24).reshape(4, 6, 1)
-    actor = Actor(ActorConfig(units=16, layers=1), model, "blind")
     with torch.no_grad():
         torch.set_rng_state(random)
-        rollout = imagine(model, actor, starts, physics, 6, commands=commands, noisy=noisy)
+        rollout = imagine(model, Played(commands), starts, physics, 6, noisy=noisy)
     for t in range(6):
         np.testing.assert_array_equal(seen, rollout.seen[:, t].numpy())
         seen, reward, _, truncated, infos = env.step(commands[:, t].numpy())

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from played import Played
 
 from configs import UserError
 from dreaming.actor_critic import ActorCritic, ActorCriticConfig
@@ -187,8 +188,7 @@ def test_the_model_is_told_and_the_motors_get_what_holds_in_each_step(model, mon
     monkeypatch.setattr(model, "action_input", spy)
     changes = [Change(0.1, {"floor_friction": 0.25, "motor_strength": 0.5}, 0.2), Change(0.2, {"push_m_s": 0.4})]
     physics = dream_physics(model, [Physics(floor_friction=0.5).changing(changes)], np.array([0]), 4, 10.0)
-    actor = Actor(ActorConfig(units=16, layers=1), model, "blind")
-    rollout = imagine(model, actor, starts_of(model, [0]), physics, 4, commands=torch.full((1, 4, 1), 0.8))
+    rollout = imagine(model, Played(torch.full((1, 4, 1), 0.8)), starts_of(model, [0]), physics, 4)
     assert told == [[0, 0], [-1, 0], [-1, 1], [0, 0]]
     np.testing.assert_allclose(reached, [0.8, 0.4, 0.4, 0.8], rtol=1e-6)
     learner = ActorCritic(ActorCriticConfig(ActorConfig(units=16, layers=1), 16, 1), model, "blind")
@@ -201,7 +201,7 @@ def test_a_change_that_never_comes_leaves_the_dream_as_it_was_in_every_bit(model
         physics = dream_physics(model, [world, world], np.array([0, 4]), 6, 10.0)
         torch.manual_seed(1)
         actor = Actor(ActorConfig(units=16, layers=1), model, "blind")
-        rollout = imagine(model, actor, starts_of(model, [0, 4]), physics, 6, noisy=True)
+        rollout = imagine(model, actor, starts_of(model, [0, 4]), physics, 6, explore=True, noisy=True)
         learner = ActorCritic(ActorCriticConfig(ActorConfig(units=16, layers=1), 16, 1), model, "blind")
         return [rollout.observation, rollout.reward, rollout.action, learner.critic_input(rollout)]
 

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from played import Played
 
 from configs import UserError
 from dreaming.agent import Actor, ActorConfig
@@ -51,7 +52,7 @@ def test_a_command_takes_effect_exactly_so_many_steps_later(model, monkeypatch, 
     starts = starts_of(model, 1)
     starts.recent = torch.tensor([-0.4, -0.3, -0.2, -0.1]).reshape(1, 4, 1)
     physics = physics_of(model, Physics(latency_steps=latency, motor_strength=0.5))
-    imagine(model, blind(model), starts, physics, 6, commands=commands)
+    imagine(model, Played(commands), starts, physics, 6)
     sent = [-0.4, -0.3, -0.2, -0.1, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
     due = torch.tensor(sent[4 - latency : 10 - latency]) / 2
     torch.testing.assert_close(torch.cat(reached).flatten(), due)
@@ -68,7 +69,7 @@ def test_commands_beyond_the_bounds_are_clipped_on_their_way(model):
     def last(size: float) -> torch.Tensor:
         torch.manual_seed(1)
         commands = torch.full((1, 3, 1), size)
-        return imagine(model, blind(model), starts_of(model, 1), physics_of(model, Physics()), 3, commands).observation
+        return imagine(model, Played(commands), starts_of(model, 1), physics_of(model, Physics()), 3).observation
 
     torch.testing.assert_close(last(5.0), last(1.0))
 
@@ -149,7 +150,9 @@ def toy_log(tmp_path):
 def test_the_same_seed_dreams_the_same(model):
     def once() -> torch.Tensor:
         torch.manual_seed(3)
-        return imagine(model, actor, starts_of(model, 2), physics_of(model, Physics(), Physics()), 4).observation
+        return imagine(
+            model, actor, starts_of(model, 2), physics_of(model, Physics(), Physics()), 4, explore=True
+        ).observation
 
     actor = blind(model)
     assert torch.equal(once(), once())

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from played import Played
 from test_actor_critic import CONTEXT, DEBUG, SMALL, some_logs
 
 from dreaming.actor_critic import ActorCriticConfig
@@ -33,7 +34,7 @@ def learner(tmp_path) -> DreamLearner:
 def dreamt(learner: DreamLearner, dreams: Dreams, steps: int, commands: torch.Tensor):
     physics = dream_physics(learner.model, dreams.physics, dreams.starts.step.numpy(), steps, HZ)
     with torch.no_grad():
-        return imagine(learner.model, learner.learner.actor, dreams.starts, physics, steps, commands=commands)
+        return imagine(learner.model, Played(commands), dreams.starts, physics, steps)
 
 
 def test_two_halves_are_the_whole_dream(learner):
