@@ -24,10 +24,9 @@ from dreaming.survival import cells_of, log_ranges
 from envs import registry
 from envs.workers import Workers
 from worldmodel import checkpoint
-from worldmodel.replay import Replay
+from worldmodel.lessons import held_out_of
 from worldmodel.speed import prepare_cpu
 from worldmodel.storage import LogReader
-from worldmodel.trainer import split_episodes
 
 FIRST_SEED = SURVIVAL_SEEDS + 1_500_000
 POLICIES = {"clone": CLONE, "best": BEST, "latest": LATEST}
@@ -50,7 +49,7 @@ def measured(options: Options) -> Atlas:
     run = RunFolder(options.run)
     config, agent = run.config(), run.load_agent(POLICIES[options.policy])
     task, reader, nominal = config.task, LogReader(run.logs(config)), registry.nominal(config.task)
-    held_out = Replay(reader, agent.model.context, split_episodes(reader)[1])
+    held_out = held_out_of(reader, agent.model.context)
     cells, left_out = dreamable(cells_of(load_scenarios(options.table, task), task), agent.model, nominal)
     for name, why in left_out.items():
         print(f"left out: {name}: {why}")

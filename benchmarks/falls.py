@@ -37,10 +37,9 @@ from dreaming.selection import AUDIT_SEEDS
 from dreaming.truth import Dream, Truth, from_log, simulate
 from envs import registry
 from envs.workers import Workers
-from worldmodel.replay import Replay
+from worldmodel.lessons import held_out_of
 from worldmodel.speed import prepare_cpu
 from worldmodel.storage import LogReader
-from worldmodel.trainer import split_episodes
 
 SEED, KICK = AUDIT_SEEDS + 700_000, 1e-2
 LEVELS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
@@ -110,7 +109,7 @@ def one_policy(folder: Path, policy: str, options: Options) -> None:
     run = RunFolder(folder)
     config, agent = run.config(), run.load_agent(POLICIES[policy])
     task, reader = config.task, LogReader(run.logs(config))
-    held_out = Replay(reader, agent.model.context, split_episodes(reader)[1])
+    held_out = held_out_of(reader, agent.model.context)
     hz, nominal = float(reader.schema["control_hz"]), registry.nominal(task)
     horizon = min(options.horizon, registry.task_class(task).max_steps)
     logged = replayed_logs(agent.model, held_out, hz, options.logged, min(50, horizon // 2), SEED)

@@ -25,12 +25,12 @@ from configs import UserError, run_command
 from dreaming.run import RunFolder
 from dreaming.truth import simulate
 from envs.workers import Workers
+from worldmodel.lessons import split_episodes
 from worldmodel.model import WorldModel
 from worldmodel.replay import Batch, Replay
 from worldmodel.saved import load_model
 from worldmodel.speed import prepare_cpu
 from worldmodel.storage import LogReader
-from worldmodel.trainer import split_episodes
 
 STEPS = (1, 2, 5, 15, 25, 50)
 KICK = 1e-2  # standard deviations

@@ -30,10 +30,9 @@ from dreaming.truth import Truth, simulate
 from envs import registry
 from envs.tasks.rover import HALF_WIDTH_M
 from envs.workers import Workers
-from worldmodel.replay import Replay
+from worldmodel.lessons import held_out_of
 from worldmodel.speed import prepare_cpu
 from worldmodel.storage import LogReader
-from worldmodel.trainer import split_episodes
 
 TASK = "rover"
 FLOORS = (0.15, 0.2, 0.25, 0.3, 0.4, 0.6, 0.8)
@@ -57,7 +56,7 @@ class Subject:
         self.config = run.config()
         self.clone, self.dreamer = run.load_agent(CLONE), run.load_agent(BEST)
         self.reader = LogReader(run.logs(self.config))
-        self.held_out = Replay(self.reader, self.dreamer.model.context, split_episodes(self.reader)[1])
+        self.held_out = held_out_of(self.reader, self.dreamer.model.context)
         self.nominal = registry.nominal(TASK)
         self.hz = float(self.reader.schema["control_hz"])
 

@@ -23,11 +23,10 @@ from envs import registry
 from envs.experts.push_box import careful_oracle, push_box_expert
 from envs.physics import Physics
 from envs.workers import Workers
+from worldmodel.lessons import held_out_of
 from worldmodel.model import WorldModel
-from worldmodel.replay import Replay
 from worldmodel.saved import load_model
 from worldmodel.storage import LogReader
-from worldmodel.trainer import split_episodes
 
 TASK, SEED = "push-box", 6_500_000
 FRICTIONS = (0.05, 0.08, 0.12, 0.2, 0.3, 0.5)
@@ -93,7 +92,7 @@ def main(options: Ranking) -> None:
     run = RunFolder(options.run)
     model, _ = load_model(run.checkpoints)
     reader = LogReader(run.logs(run.config()))
-    replay = Replay(reader, model.context, split_episodes(reader)[1])
+    replay = held_out_of(reader, model.context)
     print("| friction | " + " | ".join(map(str, FRICTIONS)) + " |\n" + "|---" * (1 + len(FRICTIONS)) + "|")
     with Workers(TASK, 32, processes=0) as workers:
         for name, rule in RULES.items():

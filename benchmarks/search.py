@@ -26,10 +26,9 @@ from dreaming.search import Archive, Axis, Evaluate, Evaluation, Space, random_s
 from dreaming.statistics import interquartile_mean, stratified_bootstrap
 from dreaming.survival import log_ranges
 from envs import registry
-from worldmodel.replay import Replay
+from worldmodel.lessons import held_out_of
 from worldmodel.speed import prepare_cpu
 from worldmodel.storage import LogReader
-from worldmodel.trainer import split_episodes
 
 METHODS = {"MAP-Elites": search, "random": random_search, "Sobol": sobol_search}
 
@@ -117,7 +116,7 @@ def dreamt(options: Search, run: RunFolder) -> None:
     reader, agent = LogReader(run.logs(run.config())), run.load_agent(CLONE)
     model, task, hz = agent.model, reader.schema["task"], float(reader.schema["control_hz"])
     nominal, scenarios = registry.nominal(task), load_scenarios("edge-cases", task)
-    held_out = Replay(reader, model.context, split_episodes(reader)[1])
+    held_out = held_out_of(reader, model.context)
     fixed = registry.task_class(task).reset_only
     dreams = ImaginedFailure(model, agent.actor, held_out, nominal, hz)
     whole = Space.of(model.context, log_ranges(reader, task), scenarios, task, without=fixed)

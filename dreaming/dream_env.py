@@ -19,11 +19,11 @@ from dreaming.learning import DreamConfig, dream_physics
 from dreaming.run import RunFolder
 from dreaming.scenario import Scenario, load_scenarios, usual_world
 from envs.physics import FACTORS, Physics
+from worldmodel.lessons import split_episodes
 from worldmodel.model import Belief, WorldModel
 from worldmodel.replay import Replay
 from worldmodel.saved import load_model
 from worldmodel.storage import LogReader
-from worldmodel.trainer import split_episodes
 
 # Terminations are no draws from the continuation, though that is a probability. Its small errors add up over a dream:
 # on held-out logs of push-box drawn ones were four times too many (335 for 80 true ones; 68 fell below a half), on

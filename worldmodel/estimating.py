@@ -12,6 +12,7 @@ from configs import UserError, load_yaml
 from worldmodel import checkpoint
 from worldmodel.cli import TrainWorldModel
 from worldmodel.estimate import COVERAGE, Series, estimated, judge
+from worldmodel.lessons import split_episodes
 from worldmodel.log_format import SCHEMA, read_schema
 from worldmodel.logs.importing import as_log_folder
 from worldmodel.model import WorldModel
@@ -19,7 +20,6 @@ from worldmodel.replay import Replay
 from worldmodel.results import TRACES, save_estimate_plot
 from worldmodel.saved import NAME, load_model
 from worldmodel.storage import LogReader
-from worldmodel.trainer import split_episodes
 
 
 def write_estimate(options: TrainWorldModel) -> None:

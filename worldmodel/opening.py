@@ -181,8 +181,8 @@ def _introduce(screen: Screen, trainer: Trainer, goes_on: Path | None, size: str
     screen.say(f"Model: size {size}, {parameters:,} parameters, on {trainer.device}")
     if goes_on:
         screen.say(f"Going on from step {trainer.steps:,} of {goes_on}")
-    for one in trainer.earlier:
-        share = f"{trainer.config.rehearsal:.0%}" if len(trainer.earlier) == 1 else "a part"
+    for one in trainer.lessons.earlier:
+        share = f"{trainer.config.rehearsal:.0%}" if len(trainer.lessons.earlier) == 1 else "a part"
         screen.say(
             f"Rehearsed, as {share} of every batch: {one.folder}, {len(one.replay.episodes)} episodes; "
             f"{len(one.held_out.episodes)} held out tell what is forgotten"

@@ -16,13 +16,14 @@ from worldmodel.compatible import plain, same_channels, same_model
 from worldmodel.context import ContextSpec
 from worldmodel.device import CPU, random_state, set_random_state
 from worldmodel.diagnosis import Finding, diagnose
-from worldmodel.earlier import Earlier, found, joined, mixed
+from worldmodel.earlier import joined
 from worldmodel.estimate import FactorJudged, Series, judge
 from worldmodel.evaluation import OpenLoop, open_loop
+from worldmodel.lessons import Lessons
 from worldmodel.loss import ensemble_loss, transition_loss, world_model_loss
 from worldmodel.model import ModelConfig, Spaces, WorldModel
 from worldmodel.optim import LaProp, SafeStep
-from worldmodel.replay import Batch, Replay
+from worldmodel.replay import Replay
 from worldmodel.saved import NAME, calibration_of, described, place, widening_of
 from worldmodel.storage import LogReader
 
@@ -61,23 +62,6 @@ class TrainerConfig:
             raise UserError(f"rehearsal is {self.rehearsal:g}; give a share from 0 to below 1")
 
 
-def split_episodes(reader: LogReader) -> tuple[list[int], list[int]]:
-    """Training and held-out episodes: as the log's own `split` says, else every tenth is held out (at least one)."""
-    splits = [e["info"].get("split") for e in reader.episodes]
-    if any(s in ("test", "val") for s in splits):
-        train = [i for i, s in enumerate(splits) if s not in ("test", "val")]
-        held_out = [i for i, s in enumerate(splits) if s == "test"] or [i for i, s in enumerate(splits) if s == "val"]
-    else:
-        every = min(10, len(reader))
-        held_out = [i for i in range(len(reader)) if i % every == every - 1]
-        train = [i for i in range(len(reader)) if i % every != every - 1]
-    if not train or not held_out:
-        raise UserError(
-            f"{len(reader)} episodes cannot be split into training and held-out ones; at least 2 are needed"
-        )
-    return train, held_out
-
-
 class Trainer:
     """A world model, its optimiser and its data.
 
@@ -100,23 +84,19 @@ class Trainer:
             )
         torch.manual_seed(seed)
         self.reader, self.config, self.device = reader, config, device
-        train, held_out = split_episodes(reader)
-        physics = [reader.episodes[i]["physics"] for i in train]
-        image = reader.images is not None
-        context = ContextSpec.from_logs(physics, np.asarray(reader.rows["push"]), image)
-        self._episodes = train, held_out
-        self._spaces = Spaces(reader.rows["vector"].shape[1], reader.rows["action"].shape[1], image)
+        self.lessons = Lessons(reader, config.terminal_share, config.rehearsal, device)
+        self.trouble = self.lessons.trouble()
         self.began_as: str | None = None  # the earlier run whose model it began as
         self.earlier_logs: list[str] = []  # folders of the logs that the model learnt from in earlier runs
-        self.earlier: list[Earlier] = []  # those of them that were found
-        self.model = WorldModel(model_config, self._spaces, context)
+        context, rows = self.lessons.context(), reader.rows
+        spaces = Spaces(rows["vector"].shape[1], rows["action"].shape[1], reader.images is not None)
+        self.model = WorldModel(model_config, spaces, context)
         self._take(context)
         self.model.set_statistics(self.replay.statistics())
         self._complete()
         self.rng = np.random.default_rng(seed)
         self.steps = 0
         self.caution = 1.0  # factor on the learning rate, lowered when losses were not finite
-        self.trouble = _spiky_channels(reader)
         self.skipped = 0  # steps that were refused in whole or in part, as something was not finite
         self._skipped_in_a_row = 0
         self._good_state: dict[str, Any] | None = None
@@ -129,14 +109,15 @@ class Trainer:
     def _take(self, context: ContextSpec) -> None:
         """Present the logs under this context."""
         self.model.context = context
-        self.replay, self.held_out = self._replays(self.reader, *self._episodes)
+        self.trouble += self.lessons.show(context, self.earlier_logs)
 
-    def _replays(self, reader: LogReader, train: list[int], held_out: list[int]) -> tuple[Replay, Replay]:
-        context, device = self.model.context, self.device
-        return (
-            Replay(reader, context, train, self.config.terminal_share, device),
-            Replay(reader, context, held_out, device=device),
-        )
+    @property
+    def replay(self) -> Replay:
+        return self.lessons.replay
+
+    @property
+    def held_out(self) -> Replay:
+        return self.lessons.held_out
 
     def start_from(self, folder: Path, logs: list[str], run: str = "") -> None:
         """Begin as the model of an earlier run: its weights, its scales, its context; the optimisers start afresh.
@@ -160,16 +141,10 @@ class Trainer:
     def _become(self, context: ContextSpec, earlier_logs: list[str]) -> None:
         """Of another context than these logs', and mindful of earlier ones."""
         if context.names != self.model.context.names:
-            self.model = WorldModel(self.model.config, self._spaces, context)
+            self.model = WorldModel(self.model.config, self.model.spaces, context)
             self._complete()
-        self._take(context)
         self.earlier_logs = list(dict.fromkeys(earlier_logs))
-        readers, missing = found(self.earlier_logs)
-        self.earlier = [Earlier(*self._replays(reader, *split_episodes(reader))) for reader in readers]
-        self.trouble += missing
-
-    def _sample(self, batch: int, length: int, rng: np.random.Generator, plain: bool = False) -> Batch:
-        return mixed(self.replay, self.earlier, self.config.rehearsal, batch, length, rng, plain)
+        self._take(context)
 
     def optimise(self) -> None:
         """Fresh optimisers of the model's parts as they are now."""
@@ -189,7 +164,7 @@ class Trainer:
 
     def update(self, progress: float = 0.0) -> dict[str, float]:
         """One training step; `progress` is the share of the budget that is spent (it sets the learning rate)."""
-        batch = self._sample(self.config.batch, self.config.length, self.rng)
+        batch = self.lessons.sample(self.config.batch, self.config.length, self.rng)
         self._set_rates(progress)
         self.model.widening = None  # it was of the weights so far
         spent = progress > self.config.decay_from
@@ -220,7 +195,7 @@ class Trainer:
             return {}, True
         losses, skipped = [], self.transition_step.skipped
         for _ in range(-(-self.config.transition_steps // (1 if ahead == 1 else 2))):
-            windows = self._sample(self.config.transition_batch, 1 + ahead, self.rng, plain=True)
+            windows = self.lessons.sample(self.config.transition_batch, 1 + ahead, self.rng, plain=True)
             losses.append(transition_loss(self.model, windows, self.config.carry_noise))
             self.transition_step(losses[-1])
         mean = {"transition": torch.stack(losses).mean().detach()} if losses else {}
@@ -246,10 +221,10 @@ class Trainer:
             return {}
         members, batch = self.model.ensemble.members, self.config.ensemble_batch
         rng = np.random.default_rng([members * batch, self.steps])
-        if self.earlier:  # every member rehearses its share of them
-            windows = joined([self._sample(batch, 2, rng, plain=True) for _ in range(members)])
+        if self.lessons.earlier:  # every member rehearses its share of them
+            windows = joined([self.lessons.sample(batch, 2, rng, plain=True) for _ in range(members)])
         else:
-            windows = self._sample(members * batch, 2, rng, plain=True)
+            windows = self.lessons.sample(members * batch, 2, rng, plain=True)
         with torch.random.fork_rng(devices=[]):
             loss = ensemble_loss(self.model, windows, self.config.carry_noise)
         self.ensemble_step(loss)
@@ -290,7 +265,7 @@ class Trainer:
 
     def evaluate_earlier(self, horizon: int = 50, starts: int = 64) -> dict[str, OpenLoop]:
         """By folder, the error on held-out episodes of the earlier logs: what has been forgotten of them."""
-        return {str(one.folder): open_loop(self.model, one.held_out, horizon, starts) for one in self.earlier}
+        return {str(one.folder): open_loop(self.model, one.held_out, horizon, starts) for one in self.lessons.earlier}
 
     def audit(self) -> Audit | None:
         """None where there are too few recordings, or nothing that judges the model."""
@@ -387,16 +362,6 @@ class Trainer:
             for s, mine in ((_copy(self.model), True), (state, False))
         )
         return others | own
-
-
-def _spiky_channels(reader: LogReader) -> list[str]:
-    names = reader.schema["observation"]["vector"].get("names")
-    return [
-        f"{names[c] if names else f'channel {c}'}: {count} samples lie absurdly far outside of all others and count as "
-        "not measured; the one before holds in their place"
-        for c, count in enumerate(np.bincount(reader.spikes.channel))
-        if count
-    ]
 
 
 def _copy(model: WorldModel) -> dict[str, Any]:

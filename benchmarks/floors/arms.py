@@ -65,7 +65,8 @@ class Windows(Replay):
 class OnWindows(Trainer):
     def _take(self, context: ContextSpec) -> None:
         super()._take(context)
-        self.replay = Windows(self.reader, context, self._episodes[0], self.config.terminal_share)
+        shown = self.replay.episodes.tolist()
+        self.lessons.replay = Windows(self.reader, context, shown, self.config.terminal_share)
 
 
 class Imagining:

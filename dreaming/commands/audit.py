@@ -17,9 +17,8 @@ from envs import registry
 from envs.workers import Workers
 from worldmodel.console import Screen, clock
 from worldmodel.context import ContextSpec
-from worldmodel.replay import Replay
+from worldmodel.lessons import held_out_of
 from worldmodel.storage import LogReader
-from worldmodel.trainer import split_episodes
 
 FIRST_SEED = AUDIT_SEEDS + 500_000  # a night's own audits use those before
 
@@ -38,7 +37,7 @@ def audit_dreams(options: Audit) -> None:
     reader = LogReader(run.logs(config))
     agent = run.load_agent()
     nominal = usual_world(task, agent.model.context)
-    held_out = Replay(reader, agent.model.context, split_episodes(reader)[1])
+    held_out = held_out_of(reader, agent.model.context)
     hz, seed = float(reader.schema["control_hz"]), FIRST_SEED + options.seed
     auditor = auditing.Auditor(task, agent.model, agent.actor, config.dream.view, held_out, nominal, hz)
     begun = time.monotonic()

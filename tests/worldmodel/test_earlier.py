@@ -144,7 +144,8 @@ def test_it_begins_as_the_earlier_model(old, new_logs, tmp_path):
     trainer = Trainer(reader, theirs.config, TrainerConfig(batch=4, length=8))
     assert not torch.equal(trainer.model.std, theirs.std) and not len(trainer.model.context)
     trainer.start_from(old / "checkpoints", [str(tmp_path / "old-logs")])
-    assert trainer.model.context == theirs.context == trainer.replay.context == trainer.earlier[0].replay.context
+    assert trainer.model.context == theirs.context == trainer.replay.context
+    assert trainer.lessons.earlier[0].replay.context == theirs.context
     for name, value in theirs.state_dict().items():
         assert torch.equal(trainer.model.state_dict()[name], value), name
     trainer.update()

@@ -1,11 +1,10 @@
 import dataclasses
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from toy_logs import named_after_origin, slide, sliding_mass, write_log
+from toy_logs import slide, sliding_mass, write_log
 
 from configs import UserError, from_dict, packaged
 from worldmodel import trainer as trainer_module
@@ -15,7 +14,7 @@ from worldmodel.replay import Replay
 from worldmodel.rssm import RSSMConfig
 from worldmodel.saved import NAME, load_model
 from worldmodel.storage import LogReader, LogWriter
-from worldmodel.trainer import Trainer, TrainerConfig, split_episodes, train
+from worldmodel.trainer import Trainer, TrainerConfig, train
 
 SMALL = RSSMConfig(deter=16, hidden=8, stoch=4, classes=4, blocks=4)
 TINY = ModelConfig(SMALL, units=8, depth=2, layers=1)
@@ -39,40 +38,6 @@ def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
 
 def identical(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
-# -- splitting -------------------------------------------------------------------------------------------------------
-
-
-def with_splits(folder: Path, splits: list[str | None]) -> LogReader:
-    episodes = named_after_origin([3] * len(splits), [False] * len(splits))
-    for episode, split in zip(episodes, splits, strict=True):
-        episode.info = {"split": split} if split else {}
-    return write_log(folder, episodes)
-
-
-def test_every_tenth_episode_is_held_out(tmp_path):
-    learn, held_out = split_episodes(with_splits(tmp_path, [None] * 25))
-    assert held_out == [9, 19] and sorted(learn + held_out) == list(range(25))
-
-
-def test_few_episodes_hold_out_one(tmp_path):
-    assert split_episodes(with_splits(tmp_path, [None] * 3)) == ([0, 1], [2])
-
-
-def test_the_logs_own_split_counts(tmp_path):
-    reader = with_splits(tmp_path, ["train", "test", "val", None, "test"])
-    assert split_episodes(reader) == ([0, 3], [1, 4])
-
-
-def test_validation_episodes_serve_where_no_test_episodes_are(tmp_path):
-    assert split_episodes(with_splits(tmp_path, ["train", "val", "train"])) == ([0, 2], [1])
-
-
-@pytest.mark.parametrize("splits", [[None], ["test", "test"]])
-def test_what_cannot_be_split_is_a_clear_error(tmp_path, splits):
-    with pytest.raises(UserError, match="cannot be split"):
-        split_episodes(with_splits(tmp_path, splits))
 
 
 # -- saving and going on ---------------------------------------------------------------------------------------------
