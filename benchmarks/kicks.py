@@ -49,16 +49,13 @@ class Kicks:
 @torch.no_grad()
 def strayed(model: WorldModel, batch: Batch, past: int, size: float = KICK, seed: int = 0) -> Tensor:
     """(B, T - past) root mean square over channels, in units of the kick; both ways draw the same random numbers."""
-    inputs = model.inputs(batch, torch.zeros_like(batch.labelled))
     torch.manual_seed(seed)
-    seen = batch.vector[:, :past]
-    beliefs, *_ = model.filter(seen, None, inputs[:, :past], batch.is_first[:, :past])
-    start = beliefs.at(slice(None), -1)
+    start, inputs = model.observe_past(batch, past)
     kick = size * torch.randn_like(start.vector)
     ways = []
     for vector in (start.vector, start.vector + kick):
         torch.manual_seed(seed)
-        ways.append(model.imagine(start._replace(vector=vector), inputs[:, past:]).vector)
+        ways.append(model.imagine(start._replace(vector=vector), inputs).vector)
     return (ways[1] - ways[0]).square().mean(-1).sqrt() / size
 
 

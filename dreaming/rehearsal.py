@@ -132,13 +132,10 @@ def replayed_logs(
             step = int(rng.integers(0, held_out.length[episode] - horizon))
             first = max(0, step - 23)
             batch = held_out.gather((held_out.offset[position] + np.arange(first, step + horizon + 1))[None])
-            inputs = model.inputs(batch, torch.zeros_like(batch.labelled))
             with torch.no_grad():
                 past = step + 1 - first
-                image = None if batch.image is None else batch.image[:, :past]
-                beliefs, *_ = model.filter(batch.vector[:, :past], image, inputs[:, :past], batch.is_first[:, :past])
-                start = beliefs.at(slice(None), -1)
-                imagined = model.imagine(start, inputs[:, past:])
+                start, inputs = model.observe_past(batch, past)
+                imagined = model.imagine(start, inputs)
                 observation = torch.cat([batch.vector[:, past - 1 : past], model.decode(imagined)], 1)
                 dreams.append(
                     Dream(
@@ -150,7 +147,7 @@ def replayed_logs(
                         observation=observation[0].cpu().numpy(),
                         reward=model.predict_reward(imagined)[0].cpu().numpy(),
                         continuation=model.predict_continuation(imagined)[0].cpu().numpy(),
-                        **stated(model, start, imagined, inputs[:, past:]),
+                        **stated(model, start, imagined, inputs),
                     )
                 )
     return dreams

@@ -163,16 +163,13 @@ def rolled(model: WorldModel, replay: Replay, windows: int, seed: int, horizon: 
     model.eval()
     with random_kept(replay.device):
         set_random_state(seeded(seed, replay.device), replay.device)
-        inputs = model.inputs(batch, torch.zeros_like(batch.labelled))
-        image = None if batch.image is None else batch.image[:, :PAST]
-        beliefs, *_ = model.filter(batch.vector[:, :PAST], image, inputs[:, :PAST], batch.is_first[:, :PAST])
-        start = beliefs.at(slice(None), -1)
-        imagined = model.imagine(start, inputs[:, PAST:])
+        start, inputs = model.observe_past(batch, PAST)
+        imagined = model.imagine(start, inputs)
     model.train(was_training)
     off = imagined.vector - model.scale(batch.vector[:, PAST:])
     return Windows(
         error=off.square().mean(-1).sqrt().cpu().numpy().astype(np.float64),
-        disagreement=disagreement(model, start, imagined, inputs[:, PAST:]).cpu(),
+        disagreement=disagreement(model, start, imagined, inputs).cpu(),
         lived=lived,
         episode=position,
     )

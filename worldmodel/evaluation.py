@@ -74,12 +74,8 @@ def imagined(model: WorldModel, batch: Batch, warmup: int, seed: int = 0) -> tup
     model.eval()
     with random_kept(device):
         set_random_state(seeded(seed, device), device)
-        known = torch.zeros_like(batch.labelled)
-        inputs = model.inputs(batch, known)
-        image = None if batch.image is None else batch.image[:, :warmup]
-        beliefs, *_ = model.filter(batch.vector[:, :warmup], image, inputs[:, :warmup], batch.is_first[:, :warmup])
         # Drawn, as dreams are. The likeliest class of every latent is a state that hardly ever occurs: on real logs
         # (Warthog) its rollouts strayed twice as far.
-        guess = model.decode(model.imagine(beliefs.at(slice(None), -1), inputs[:, warmup:])).cpu()
+        guess = model.decode(model.imagine(*model.observe_past(batch, warmup))).cpu()
     model.train(was_training)
     return guess, batch.vector.cpu()[:, warmup:]

@@ -300,6 +300,17 @@ class WorldModel(nn.Module):
         mask = torch.full_like(batch.labelled, hidden)
         return self.filter(batch.vector, batch.image, self.inputs(batch, mask), batch.is_first)[0]
 
+    def observe_past(self, batch: Batch, past: int) -> tuple[Belief, Tensor]:
+        """What `imagine` takes, of logged segments (B, T) whose physics is told.
+
+        Returns:
+            The beliefs (B,) at the last of the first `past` rows, and the inputs (B, T - past, ·) that followed.
+        """
+        inputs = self.inputs(batch, torch.zeros_like(batch.labelled))
+        image = None if batch.image is None else batch.image[:, :past]
+        beliefs, *_ = self.filter(batch.vector[:, :past], image, inputs[:, :past], batch.is_first[:, :past])
+        return beliefs.at(slice(None), -1), inputs[:, past:]
+
     def observe_step(
         self, belief: Belief, vector: Tensor, image: Tensor | None, inputs: Tensor, is_first: Tensor | None = None
     ) -> Belief:

@@ -34,10 +34,8 @@ class Ours:
     @torch.no_grad()
     def foretell(self, batch: Batch) -> Foretold:
         model = self.model.eval()
-        inputs = model.inputs(batch, torch.zeros_like(batch.labelled))
-        beliefs, *_ = model.filter(batch.vector[:, :PAST], None, inputs[:, :PAST], batch.is_first[:, :PAST])
         # Drawn, as dreams are: rollouts of the likeliest latents stray further.
-        imagined = model.imagine(beliefs.at(slice(None), -1), inputs[:, PAST:])
+        imagined = model.imagine(*model.observe_past(batch, PAST))
         return Foretold(model.decode(imagined), model.predict_reward(imagined), model.predict_continuation(imagined))
 
     def save(self, folder: Path) -> None:

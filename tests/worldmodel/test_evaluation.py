@@ -10,6 +10,7 @@ from toy_logs import slide, sliding_mass, write_log
 
 from worldmodel.context import ContextSpec
 from worldmodel.evaluation import open_loop
+from worldmodel.model import WorldModel
 from worldmodel.replay import Batch, Replay
 
 
@@ -18,6 +19,7 @@ class Still:
 
     training = False
     std = torch.tensor([2.0, 1.0])
+    observe_past = WorldModel.observe_past
 
     def eval(self):
         self.training = False
