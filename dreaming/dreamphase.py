@@ -11,7 +11,6 @@ from dreaming.run import BEST, CLONE, LATEST
 from dreaming.scenario import Scenario
 from dreaming.survival import StoppedError
 from envs.workers import Workers
-from worldmodel import checkpoint
 
 BEGINNING_SHARE = 0.1  # of the phase, at most, for the critic's first lesson
 
@@ -49,7 +48,8 @@ class DreamPhase:
             if not night.budget.stop.is_set():
                 checks.finish()
             self._end()
-            checks.try_policy()
+            if checks.try_policy() is not None:
+                self._save()  # it may have gone back
         except StoppedError:
             return
         finally:
@@ -73,15 +73,13 @@ class DreamPhase:
 
     def _begin(self) -> None:
         """Go on from where this night was; else from the clone, or from last night's policy if that is still better."""
-        dreamer, folder = self.dreamer, self.night.run.checkpoints
-        latest = checkpoint.load(folder, LATEST) if checkpoint.exists(folder, LATEST) else None
-        made = (latest[1].get("night"), latest[1].get("woken", 0)) if latest else None
-        ours = made == (self.state.nights, self.state.woken)
-        ledger = latest[0].get("ledger") if latest and ours else None
+        dreamer = self.dreamer
+        latest, ours = self.night.latest()
+        ledger = latest.get("ledger") if latest and ours else None
         if self.checks and self.night.config.select:
             self.checks.select(ledger["draws"] if ledger else None)
         if latest and ours:
-            dreamer.load_state_dict(latest[0]["dreamer"])
+            dreamer.load_state_dict(latest["dreamer"])
             if self.checks and ledger:
                 self.checks.load_state_dict(ledger)
             else:
@@ -92,7 +90,7 @@ class DreamPhase:
         clone = self._try()
         if latest is None or clone is None:
             return
-        self._become(latest[0]["dreamer"])
+        self._become(latest["dreamer"])
         dreamer.ongoing = None  # they were dreamt by a model that has learnt on since
         older = self._try()
         if older is None or older < clone:

@@ -20,14 +20,13 @@ from dreaming.imagined_failure import ImaginedFailure
 from dreaming.night import Night
 from dreaming.outlook import SHARE, horizons, trusted_for
 from dreaming.rehearsal import rehearse_at_once
-from dreaming.run import CLONE, LATEST
+from dreaming.run import CLONE
 from dreaming.scenario import Scenario
 from dreaming.search import Space
 from dreaming.selection import AUDIT_SEEDS
 from dreaming.survival import log_ranges
 from envs import registry
 from envs.workers import Workers
-from worldmodel import checkpoint
 
 WIDTHS = 2.0  # of the logs' ranges, beyond them, that are explored
 THINK_SHARE, SURVEY_SHARE = 0.06, 0.08  # of the phase's time
@@ -47,12 +46,10 @@ class Exploring:
 
     def begin(self, workers: Workers | None) -> None:
         """Goes on from where this night was; else from where the last one had got to, with the clone."""
-        night, dreamer, folder = self.night, self.night.dreamer, self.night.run.checkpoints
+        night, dreamer = self.night, self.night.dreamer
         self.workers = workers
-        latest = checkpoint.load(folder, LATEST) if checkpoint.exists(folder, LATEST) else None
-        made = (latest[1].get("night"), latest[1].get("woken", 0)) if latest else None
-        resumed = made == (night.state.nights, night.state.woken)
-        state = latest[0] if resumed and latest else night.saved(CLONE)
+        latest, resumed = night.latest()
+        state = latest if resumed and latest else night.saved(CLONE)
         dreamer.load_state_dict(state["dreamer"])
         held_out, model = night.trainer.held_out, night.trainer.model
         self.dreams = ImaginedFailure(

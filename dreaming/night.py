@@ -19,7 +19,7 @@ from dreaming.beside import Beside, Here
 from dreaming.clock import Budget, Jumps, Phase, Place, Share
 from dreaming.exploration import found_scenarios
 from dreaming.learning import DreamLearner
-from dreaming.run import CLONE, LATEST, NightConfig, Progress, RunFolder, policy_state
+from dreaming.run import BEST, CLONE, LATEST, NightConfig, Progress, RunFolder, policy_state
 from dreaming.saving import Saving
 from dreaming.scenario import Scenario, asked, usual_world
 from envs import registry
@@ -90,9 +90,9 @@ class Night:
 
     # -- phases -------------------------------------------------------------------------------------------------------
 
-    def phase(self, name: str, work: Callable[["Night", Phase], None], even_if_stopped: bool = False) -> None:
-        """Does the phase unless it is done, or the user wants to stop."""
-        if name in self.state.done or (self.budget.stop.is_set() and not even_if_stopped):
+    def phase(self, name: str, work: Callable[["Night", Phase], None], always: bool = False) -> None:
+        """Does the phase unless it is done, or the user wants to stop; one that is done always is never done with."""
+        if not always and (name in self.state.done or self.budget.stop.is_set()):
             return
         if name not in {share.name for share in self.budget.shares}:
             return
@@ -101,7 +101,7 @@ class Night:
         self.listener.phase(name, phase.seconds - self.counted)
         try:
             work(self, phase)
-            if not self.budget.stop.is_set():
+            if not (always or self.budget.stop.is_set()):
                 self.state.done.append(name)
         finally:
             self._save_progress(phase)
@@ -223,7 +223,17 @@ class Night:
                 self.control_hz, self.config.dream, self.config.seed + self.state.nights,
             )  # fmt: skip
             self._dreamer.updates, self._dreamer.imagined_steps = self.state.updates, self.state.imagined_steps
+            state, ours = self.latest()
+            if state and ours:  # the night goes on after its dreams have begun
+                self._dreamer.load_state_dict(state["dreamer"])
         return self._dreamer
+
+    def latest(self) -> tuple[dict[str, Any] | None, bool]:
+        """The policy that dreamt last, if any, and whether it did so this night and in today's world model."""
+        if not checkpoint.exists(self.run.checkpoints, LATEST):
+            return None, False
+        state, meta, _ = checkpoint.load(self.run.checkpoints, LATEST)
+        return state, (meta.get("night"), meta.get("woken", 0)) == (self.state.nights, self.state.woken)
 
     def coverable(self) -> list[Scenario]:
         """Scenarios whose factors the logs vary; the others are refused, with the reason."""
@@ -277,6 +287,8 @@ class Night:
             extra["exploration"] = self.explored()
         # A clone has no updates to go by: a later night's must count as newer.
         step = trainer.steps if name == CLONE else dreamer.updates if updates is None else updates
+        if name == BEST:  # kept of a state that the night could not go on from, it may have counted more updates
+            step = max(step, checkpoint.newest_step(self.run.checkpoints, BEST) + 1)
         state, meta = policy_state(name, learner or dreamer.learner, dreamer.model, meta, extra)
         self.saving(name, checkpoint.save, self.run.checkpoints, name, step, state, meta)
 

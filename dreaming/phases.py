@@ -20,5 +20,5 @@ def all_phases(night: Night) -> Path:
     night.phase("audit", audit)
     night.phase("survival", survival)
     pages: list[Path] = []
-    night.phase("report", lambda night, phase: pages.append(report(night, phase)), even_if_stopped=True)
+    night.phase("report", lambda night, phase: pages.append(report(night, phase)), always=True)
     return pages[0]

@@ -55,6 +55,17 @@ def test_what_goes_wrong_after_the_report_is_in_it_all_the_same(small_night, tmp
     assert Report.load(path) == before and "it hung" in page.read_text()
 
 
+def test_a_night_that_was_killed_after_its_report_can_be_ended(small_night, tmp_path):
+    path = tmp_path / "run"
+    shutil.copytree(small_night.path, path)
+    run = RunFolder(path)
+    progress = run.progress()
+    progress.nights, progress.done = 0, PHASES  # earlier versions said so of the report too
+    run.save_progress(progress)
+    ears, _ = play(path, 12.0)
+    assert ears.phases == ["report"] and (run.progress().nights, run.progress().done) == (1, [])
+
+
 def test_survival_counts_every_policy_alike(small_night):
     report = Report.load(small_night.path)
     labels = [(cell.scenario, cell.label) for cell in report.survival]

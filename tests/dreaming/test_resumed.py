@@ -120,3 +120,19 @@ def test_a_killed_night_goes_on_to_the_last_bit(whole, phase, monkeypatch):
         same(meta, of_other, name)
     there, here = RunFolder(whole).progress(), run.progress()
     assert (there.best_score, there.refused, there.updates) == (here.best_score, here.refused, here.updates)
+
+
+def test_a_night_that_goes_on_after_its_dreams_audits_the_policy_they_made(whole):
+    run = RunFolder(whole)
+    state, _, _ = checkpoint.load(run.checkpoints, LATEST)
+
+    def auditor(nights: int) -> Auditor:
+        morning = night.Night(run.config(), run, Budget(1.0, []), Ears())
+        morning.state.nights = nights
+        return morning.auditor()
+
+    for name, weight in auditor(run.progress().nights).actor.state_dict().items():
+        assert torch.equal(weight, state["dreamer"]["learner"][f"actor.{name}"]), name
+    # Another night begins with a policy of its own.
+    first = next(iter(auditor(run.progress().nights + 1).actor.parameters()))
+    assert not torch.equal(first, next(iter(auditor(run.progress().nights).actor.parameters())))
