@@ -2,11 +2,12 @@
 
 from configs.command import parse_arguments, run_command
 from configs.dataclass import from_dict, to_dict
-from configs.errors import UserError, suggest
+from configs.errors import UserError, check_seed, suggest
 from configs.files import load_yaml, packaged, packaged_names, parse_yaml
 
 __all__ = [
     "UserError",
+    "check_seed",
     "from_dict",
     "load_yaml",
     "parse_yaml",

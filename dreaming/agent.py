@@ -83,6 +83,10 @@ class Agent:
         self.device = device_of(model)
         self.reset(1)
 
+    @property
+    def sees_images(self) -> bool:
+        return self.model.spaces.image and self.actor.view != "blind"
+
     def reset(self, n: int) -> None:
         self.filter = Filter(self.model, self.actor.view, self.model.initial(n))
         self.command = torch.zeros(n, self.model.spaces.action, device=self.device)
@@ -93,7 +97,7 @@ class Agent:
         """Observations (N, ...) to commands (N, A) in [-1, 1]."""
         device = self.device
         vector = torch.as_tensor(observation["vector"], dtype=torch.float32).to(device)
-        image = torch.as_tensor(observation["image"]).to(device) if self.model.spaces.image else None
+        image = torch.as_tensor(observation["image"]).to(device) if self.sees_images else None
         # Latents are drawn from a stream of the agent's own, so that acting is repeatable and disturbs nobody's draws.
         with random_kept(device):
             set_random_state(self.random, device)

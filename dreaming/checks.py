@@ -21,7 +21,7 @@ from dreaming.night import Night
 from dreaming.run import BEST
 from dreaming.scenario import Scenario
 from dreaming.selection import AUDIT_SEEDS, Score, Selector, affordable_draws, some_steps
-from dreaming.survival import StoppedError
+from dreaming.survival import StoppedError, as_logged
 from envs import registry
 
 ENVS = 32
@@ -217,8 +217,8 @@ class Checks:
         if not draws:
             max_steps, seconds = registry.task_class(task).max_steps, SELECTION_SHARE * self.phase.seconds
             draws = affordable_draws(self._seconds_a_step(), max_steps, len(self.tried), ENVS, seconds)
-        earned = poor_and_excellent(self.night.trainer.replay)
-        self.selector = selector = Selector(task, self.tried, self.night.nominal, draws, earned)
+        ranges, earned = as_logged(self.night.reader(), task), poor_and_excellent(self.night.trainer.replay)
+        self.selector = selector = Selector(task, self.tried, self.night.nominal, ranges, draws, earned)
         if state.best_score is not None and state.best_worlds != selector.worlds:
             score = self._ask(TRIAL, selector.score, self.night.agent(BEST))
             state.best_score = score.total if score else None
@@ -255,7 +255,7 @@ class Checks:
             self.dreamer.go_back(night.saved(BEST)["learner"])
         scores = {"logged": score.nominal, **score.scenarios}
         seconds = round(night.earlier_s + night.budget.elapsed(), 2)
-        state.selection.append({"seconds": seconds, "scores": scores, "kept": kept})
+        state.selection.append({"night": state.nights, "seconds": seconds, "scores": scores, "kept": kept})
         night.metrics("selection", tried.updates, {**scores, "total": score.total}, always=True)
         night.save_progress()
         return score.total

@@ -10,6 +10,7 @@ from envs.record import demonstrator, record
 from envs.slots import SimulatorError, first_line
 from envs.workers import ProcessLostError
 from worldmodel import checkpoint, results
+from worldmodel.episode import WAKE
 from worldmodel.log_format import read_schema
 from worldmodel.saved import NAME
 from worldmodel.storage import LogWriter
@@ -24,18 +25,29 @@ def record_logs(night: Night, phase: Phase) -> None:
     config, run = night.config, night.run
     if run.has_logs(config) and _brought(night):
         return
-    with LogWriter(run.episodes, registry.schema(config.task)) as writer:
-        for left in reversed(range(RECORDINGS)):
-            try:
-                return _record(night, phase, writer)
-            except (ProcessLostError, SimulatorError) as error:
-                if not left:
-                    raise
-                night.warn(f"recording went on with episode {len(writer)}: {first_line(error)}")
-            except UserError as error:
-                if len(writer) < FEWEST_LOGS or not no_space(error):
-                    raise
-                return night.warn(f"the disk is full: {len(writer)} of {config.episodes} episodes were recorded")
+    try:
+        with LogWriter(run.episodes, registry.schema(config.task)) as writer:
+            _record_on(night, phase, writer)
+    finally:  # from the logs, whatever was killed when
+        if run.has_logs(config):
+            episodes = night.reader().episodes
+            steps = sum(episode["length"] for episode in episodes if WAKE not in episode["info"])
+            night.state.simulator_steps["logs"] = steps
+
+
+def _record_on(night: Night, phase: Phase, writer: LogWriter) -> None:
+    """However often the simulator fails, within reason, and as far as there is room."""
+    for left in reversed(range(RECORDINGS)):
+        try:
+            return _record(night, phase, writer)
+        except (ProcessLostError, SimulatorError) as error:
+            if not left:
+                raise
+            night.warn(f"recording went on with episode {len(writer)}: {first_line(error)}")
+        except UserError as error:
+            if len(writer) < FEWEST_LOGS or not no_space(error):
+                raise
+            return night.warn(f"the disk is full: {len(writer)} of {night.config.episodes} episodes were recorded")
 
 
 def _record(night: Night, phase: Phase, writer: LogWriter) -> None:
@@ -47,7 +59,6 @@ def _record(night: Night, phase: Phase, writer: LogWriter) -> None:
     policy, processes = demonstrator(task, seed), night.processes(phase)
     for episode in record(task, policy, wanted - begun, seed, ranges, processes=processes):
         writer.append(episode)
-        night.state.count("logs", episode.length)
         share = max(len(writer) / wanted, phase.spent())
         night.tick(phase, f"{len(writer)} of {wanted} episodes", share)
         if (phase.spent() >= 1 and len(writer) >= FEWEST_LOGS) or night.budget.stop.is_set():

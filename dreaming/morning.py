@@ -216,7 +216,7 @@ def training(night: Night) -> data.Training:
         elif row.get("phase") == "dream" and "seconds" in row:
             by_phase["dream"].append(values)
     thinned = {name: rows[:: max(1, -(-len(rows) // MOST_POINTS))] for name, rows in by_phase.items()}
-    return data.Training(thinned["world_model"], thinned["dream"], night.state.selection)
+    return data.Training(thinned["world_model"], thinned["dream"], night.state.selection, night.state.nights)
 
 
 def films(night: Night, phase: Phase) -> list[data.Video]:

@@ -29,7 +29,7 @@ OF_RUNS = {"best": BEST, "cloned": CLONE, "latest": LATEST}  # as users say them
 ONNX = "policy.onnx"  # what export-policy makes
 ZERO_STEP = "policy-zero-step"  # the best before a wake
 OURS = {"config.yaml", "episodes", "episodes.importing", "checkpoints", "plots", "audit", "report", "wandb"}
-OURS |= {"metrics.jsonl", "progress.json", "survival.json", "evaluation.json", ONNX, LOCK}
+OURS |= {"metrics.jsonl", "progress.json", "survival.json", "evaluation.json", "audit-dreams", ONNX, LOCK}
 
 
 @dataclass(frozen=True)

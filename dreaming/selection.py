@@ -13,8 +13,7 @@ import numpy as np
 from dreaming.beside import Tell
 from dreaming.evaluate import evaluate
 from dreaming.scenario import Scenario
-from envs import registry
-from envs.physics import Physics, sample
+from envs.physics import Physics, PhysicsRange, sample
 from envs.record import Policy
 from envs.workers import Workers, put
 
@@ -57,22 +56,32 @@ class Selector:
     earned, says more.
 
     Args:
+        ranges: of the logs' physics.
         earned: what a poor and what an excellent episode earns, for 0 and 1 of what counts beside not to fail. Where
             they are the same, returns say nothing, and not to fail is all.
     """
 
     def __init__(
-        self, task: str, scenarios: Sequence[Scenario], base: Physics, draws: int, earned: tuple[float, float]
+        self,
+        task: str,
+        scenarios: Sequence[Scenario],
+        base: Physics,
+        ranges: PhysicsRange,
+        draws: int,
+        earned: tuple[float, float],
     ) -> None:
         self.task, self.draws, self.earned = task, draws, earned
-        ranges, logged = registry.log_ranges(task), np.random.default_rng(SELECTION_SEEDS - 1)
+        logged = np.random.default_rng(SELECTION_SEEDS - 1)
         self.cells = [("logged", str(i), sample(ranges, base, logged)) for i in range(2 * draws)]
         for number, scenario in enumerate(scenarios):
             rng = np.random.default_rng([SELECTION_SEEDS, number])
             self.cells += [(scenario.name, str(i), scenario.sample(task, rng, base)) for i in range(draws)]
-        named = ", ".join(scenario.name for scenario in scenarios)
+        named = ", ".join(["logged", *(scenario.name for scenario in scenarios)])
+        inside = ", ".join(f"{name} {bounds}" for name, bounds in ranges.items())
         # Scores of earlier code, whose policies drew their actions, do not compare.
-        self.worlds = f"{draws} draws of logged, {named}; returns from {earned[0]:g} to {earned[1]:g}; by the mode"
+        self.worlds = (
+            f"{draws} draws of {named}; logged {inside}; returns from {earned[0]:g} to {earned[1]:g}; by the mode"
+        )
 
     def score(self, workers: Workers, tell: Tell, policy: Policy) -> Score:
         def on_episode(done: int, jobs: int) -> None:

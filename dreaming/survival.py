@@ -13,7 +13,7 @@ from dreaming.report import data
 from dreaming.scenario import Scenario, load_scenarios, within
 from dreaming.selection import SURVIVAL_SEEDS
 from envs import registry
-from envs.physics import FACTORS, Physics
+from envs.physics import FACTORS, Physics, PhysicsRange
 from envs.record import Policy
 from envs.workers import Workers
 from worldmodel.episode import WAKE
@@ -114,6 +114,15 @@ def log_ranges(reader: LogReader, task: str) -> dict[str, list[float]]:
         highs = [x for x in anchors if high < x <= high + near]
         ranges[name] = [min([low, *lows]), max([high, *highs])]
     return ranges
+
+
+def as_logged(reader: LogReader, task: str) -> PhysicsRange:
+    """What worlds like the logs' are drawn from."""
+    ranges, nominal = log_ranges(reader, task), registry.nominal(task)
+    # In the task's order: logs that were recorded as the task records its own give the worlds that its ranges give.
+    names = [name for name in dict.fromkeys([*registry.log_ranges(task), *ranges]) if name in ranges]
+    varied: PhysicsRange = {name: (low, high) for name in names if (low := ranges[name][0]) < (high := ranges[name][1])}
+    return varied | {n: ranges[n][0] for n in names if n not in varied and ranges[n][0] != getattr(nominal, n)}
 
 
 def report_cells(survival: Survival, ranges: Mapping[str, Sequence[float]], nominal: Physics) -> list[data.Cell]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import yaml
 
-from configs import UserError, from_dict, load_yaml, packaged, to_dict
+from configs import UserError, check_seed, from_dict, load_yaml, packaged, to_dict
 from worldmodel import checkpoint
 from worldmodel.cli import TrainWorldModel
 from worldmodel.console import Screen, clock
@@ -119,6 +119,8 @@ def _run_of(options: TrainWorldModel) -> Path:
 
 
 def _check(options: TrainWorldModel) -> None:
+    if options.seed is not None:
+        check_seed(options.seed)
     if options.minutes is not None and options.steps is not None:
         raise UserError("--minutes and --steps exclude each other; give one")
     least = {"minutes": 0, "steps": 1, "batch": 1, "length": 2, "lr": 0}

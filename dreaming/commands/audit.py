@@ -5,7 +5,7 @@ import time
 from rich.console import Console
 from rich.table import Table
 
-from configs import UserError
+from configs import UserError, check_seed
 from dreaming import auditing
 from dreaming.audit import AuditReport
 from dreaming.audit_report import why_not_replayed
@@ -21,14 +21,14 @@ from worldmodel.lessons import held_out_of
 from worldmodel.storage import LogReader
 
 FIRST_SEED = AUDIT_SEEDS + 500_000  # a night's own audits use those before
+FOLDER = "audit-dreams"
 
 
 def audit_dreams(options: Audit) -> None:
     for name in ("dreams", "horizon"):
         if getattr(options, name) < 1:
             raise UserError(f"--{name} is {getattr(options, name)}; give 1 or more")
-    if options.seed < 0:
-        raise UserError(f"--seed is {options.seed}; give 0 or more")
+    check_seed(options.seed)
     run = RunFolder(options.run)
     config = run.config()
     task = config.task
@@ -56,13 +56,14 @@ def audit_dreams(options: Audit) -> None:
             dreams = auditor.logged(options.dreams, options.horizon, seed)
             report = auditor.audit_on_logs(dreams, reader.schema["observation"]["vector"].get("names"))
         screen.complete()
-        auditing.save_dreams(run.path / "audit" / "dreams.npz", dreams)
-        path = run.write_json("audit/report.json", report.to_dict())
+        # Beside a night's own audit, which its report may yet read.
+        auditing.save_dreams(run.path / FOLDER / "dreams.npz", dreams)
+        path = run.write_json(f"{FOLDER}/report.json", report.to_dict())
         _print(report, task)
         took = clock(time.monotonic() - begun)
         screen.say(f"{len(dreams)} dreams, {report.simulator_steps:,} simulator steps in {took}")
         screen.say(f"  {path}    every curve")
-        screen.say(f"  {run.path}/audit/dreams.npz    the dreams")
+        screen.say(f"  {run.path}/{FOLDER}/dreams.npz    the dreams")
 
 
 def _dreamable(scenarios: list[Scenario], task: str, context: ContextSpec, screen: Screen) -> list[Scenario]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from configs import UserError, from_dict, packaged, to_dict
+from configs import UserError, check_seed, from_dict, packaged, to_dict
 from dreaming.cli import Dream
 from dreaming.clock import Budget, process_age, stop_on_signals
 from dreaming.console import NightScreen
@@ -150,8 +150,8 @@ def _settle(options: Dream, run: RunFolder, config: NightConfig, new: bool, data
             raise UserError(f"{run.path} has {name} {has[name]}; leave --{name} out, or give a new --run")
     given = {name: getattr(options, name) for name in ("size", "seed", "scenario", "wake")}
     chosen = {name: value for name, value in given.items() if value is not None}
-    if "seed" in chosen and chosen["seed"] < 0:
-        raise UserError(f"--seed is {options.seed}; give 0 or more")
+    if options.seed is not None:
+        check_seed(options.seed)
     if chosen.get("wake", config.wake) < 0:
         raise UserError(f"--wake is {options.wake}; give the number of simulator steps, 0 for none")
     if chosen.get("wake", config.wake) and (data or config.task not in registry.TASKS):

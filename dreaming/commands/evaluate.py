@@ -5,7 +5,8 @@ import time
 from rich.console import Console
 from rich.table import Table
 
-from configs import UserError, suggest
+from configs import UserError, check_seed, suggest
+from dreaming.agent import Agent
 from dreaming.cli import Evaluate
 from dreaming.evaluate import CellResult
 from dreaming.run import OF_RUNS, RunFolder
@@ -26,14 +27,13 @@ FIRST_SEED = SURVIVAL_SEEDS + 1_000_000
 def evaluate_policy(options: Evaluate) -> None:
     if options.episodes < 1:
         raise UserError(f"--episodes is {options.episodes}; give 1 or more")
-    if options.seed < 0:
-        raise UserError(f"--seed is {options.seed}; give 0 or more")
+    check_seed(options.seed)
     task, policy, run = _chosen(options)
     cells = cells_of(load_scenarios(options.scenario, task), task)
     found = Survival(cells)
     with (
         Screen(f"trying {options.policy}") as screen,
-        Workers(task, min(ENVS, len(cells) * options.episodes)) as workers,
+        Workers(task, min(ENVS, len(cells) * options.episodes), camera=_sees_images(policy)) as workers,
     ):
         begun = time.monotonic()
 
@@ -53,7 +53,7 @@ def evaluate_policy(options: Evaluate) -> None:
     screen.say(f"{options.policy} of {run.path if run else task}: {steps:,} simulator steps in {took}")
     if run is not None:
         plain = {
-            "policy": options.policy, "scenario": options.scenario, "first_seed": first,
+            "task": task, "policy": options.policy, "scenario": options.scenario, "first_seed": first,
             "cells": [{**r.to_dict(), "failure_interval": list(r.failure_interval)} for r in results],
         }  # fmt: skip
         screen.say(f"  {run.write_json('evaluation.json', plain)}    every episode")
@@ -62,7 +62,7 @@ def evaluate_policy(options: Evaluate) -> None:
 def _chosen(options: Evaluate) -> tuple[str, Policy, RunFolder | None]:
     if options.policy in ("expert", "random"):
         run = RunFolder(options.run) if options.run else None
-        task = options.task or (run.config().task if run else None)
+        task = _task_of(run, options) if run else options.task
         if task is None:
             raise UserError(f"--policy {options.policy} needs --task: {', '.join(registry.TASKS)}")
         registry.task_class(task)
@@ -74,17 +74,26 @@ def _chosen(options: Evaluate) -> tuple[str, Policy, RunFolder | None]:
             f"--run is missing: whose {options.policy} policy? (--policy expert or random need only --task)"
         )
     run = RunFolder(options.run)
-    task = run.config().task
-    if options.task not in (None, task):
-        raise UserError(
-            f"{run.path} is a run of {task}, not of {options.task}; leave --task out, or give another --run"
-        )
+    task = _task_of(run, options)
     if task not in registry.TASKS:
         raise UserError(
             f"there is no simulator of {task}, so its policy cannot be tried; there are: {', '.join(registry.TASKS)}"
         )
     registry.task_class(task)
     return task, run.load_agent(OF_RUNS[options.policy]), run
+
+
+def _sees_images(policy: Policy) -> bool:
+    return isinstance(policy, Agent) and policy.sees_images
+
+
+def _task_of(run: RunFolder, options: Evaluate) -> str:
+    task = run.config().task
+    if options.task not in (None, task):
+        raise UserError(
+            f"{run.path} is a run of {task}, not of {options.task}; leave --task out, or give another --run"
+        )
+    return task
 
 
 def _print(results: list[CellResult], run: RunFolder | None, task: str) -> None:

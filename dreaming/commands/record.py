@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from configs import UserError, suggest
+from configs import UserError, check_seed, suggest
 from dreaming.cli import Record
 from envs import registry
 from envs.physics import FACTORS, Physics, PhysicsRange, check_range
@@ -24,8 +24,7 @@ def record_rollouts(options: Record) -> None:
     entry = registry.entry(task)
     if options.episodes < 1:
         raise UserError(f"--episodes is {options.episodes}; give 1 or more")
-    if options.seed < 0:
-        raise UserError(f"--seed is {options.seed}; give 0 or more")
+    check_seed(options.seed)
     low, high = options.noise or entry.noise
     if not (math.isfinite(high) and 0.0 <= low <= high):
         raise UserError(f"--noise is {low:g} {high:g}; give two numbers, 0 <= lowest <= highest")
@@ -95,7 +94,10 @@ def _policy(options: Record) -> Policy:
     run = RunFolder(folder)
     if (of := run.config().task) != options.task:
         raise UserError(f"{folder} is a run of {of}, not of {options.task}; give --task {of}, or another run")
-    return run.load_agent(seed=options.seed)
+    agent = run.load_agent(seed=options.seed)
+    if agent.sees_images and not options.camera:
+        raise UserError(f"--policy {folder}: what it sees are images too; give --camera")
+    return agent
 
 
 def _conclude(screen: Screen, options: Record, made: int, steps: int, failed: int, took: float, held: int) -> None:

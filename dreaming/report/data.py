@@ -63,7 +63,8 @@ class Training:
     world_model: list[dict[str, Any]] = field(default_factory=list)  # {"step", "seconds", "loss": {name: value}}
     dream: list[dict[str, Any]] = field(default_factory=list)  # {"step", "seconds", "imagined_return", ...}
     selection: list[dict[str, Any]] = field(default_factory=list)
-    # {"seconds", "scores": {scenario: success rate in [0, 1]}, "kept": bool}; the first row is the start policy
+    # {"night", "seconds", "scores": {scenario: success rate in [0, 1]}, "kept": bool}; a night's first is of its clone
+    night: int = 0  # this one, counted from 0
 
 
 @dataclass

@@ -163,8 +163,9 @@ def within_logs_sentence(report: Report) -> str:
 
 def nothing_kept_sentence(report: Report) -> str:
     """Why before and after are alike, where trials found no policy better than the one that the night began with."""
-    trials = report.training.selection
-    if len(trials) < 2 or any(row["kept"] for row in trials[1:]):
+    training = report.training
+    trials = [row for row in training.selection if row.get("night") == training.night]
+    if len(trials) < 2 or not trials[0]["kept"] or any(row["kept"] for row in trials[1:]):
         return ""
     return (
         f"None of {len(trials) - 1} trials of the dreaming policy went better than the policy that the dreams began "

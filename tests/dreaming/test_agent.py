@@ -13,9 +13,9 @@ DEBUG = ModelConfig(RSSMConfig(64, 32, 8, 8, 8), units=32, depth=2, layers=1)
 VIEWS: list[View] = ["blind", "estimate"]
 
 
-def agent_of(view: View, seed: int = 0) -> Agent:
+def agent_of(view: View, seed: int = 0, image: bool = False) -> Agent:
     torch.manual_seed(0)
-    model = WorldModel(DEBUG, Spaces(vector=3, action=2), CONTEXT).eval()
+    model = WorldModel(DEBUG, Spaces(vector=3, action=2, image=image), CONTEXT).eval()
     return Agent(model, Actor(ActorConfig(units=16, layers=1), model, view).eval(), seed)
 
 
@@ -68,6 +68,11 @@ def test_a_blind_agent_has_no_memory():
     fresh = agent.act(here, np.array([True]))
     agent.act({"vector": np.full((1, 3), -2.0, np.float32)}, np.array([False]))
     assert np.array_equal(agent.act(here, np.array([False])), fresh)
+
+
+def test_a_blind_agent_needs_no_camera_though_its_world_model_does():
+    assert np.isfinite(drive(agent_of("blind", image=True))).all()
+    assert agent_of("estimate", image=True).sees_images and not agent_of("estimate").sees_images
 
 
 def test_a_new_episode_forgets_the_one_before():

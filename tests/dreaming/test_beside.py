@@ -119,7 +119,7 @@ def test_trials_and_audits_give_the_same_there_as_here(beside, small_night):
     run = RunFolder(small_night.path)
     night = Night(run.config(), run, Budget(60.0, SHARES), Ears())
     scenarios, agent = night.coverable(), run.load_agent()
-    selector = Selector(TASK, scenarios, night.nominal, 1, (0.0, 40.0))
+    selector = Selector(TASK, scenarios, night.nominal, registry.log_ranges(TASK), 1, (0.0, 40.0))
     auditor = night.auditor(agent.actor)
     auditor.model = agent.model
     here, found = Here(Workers(TASK, 2, processes=0)), []

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -16,7 +17,9 @@ from dreaming.evaluate import CellResult
 from dreaming.run import BEST, LATEST, Progress
 from dreaming.scenario import Scenario
 from dreaming.selection import Score, Selector, affordable_draws, some_steps
+from dreaming.survival import as_logged
 from envs import registry
+from envs.physics import PhysicsRange, sample
 from envs.workers import Workers
 
 
@@ -80,7 +83,7 @@ def phase_with(helper: Told, seconds: float = 100.0):
     dreamer.dream = dream
     night = SimpleNamespace(
         state=Progress(), searches=False, dreamer=dreamer, trainer=SimpleNamespace(replay=None), simulated=True,
-        save_every_s=60.0,
+        save_every_s=60.0, reader=lambda: logs_of([{"floor_friction": 0.2}, {"floor_friction": 0.4}]),
         earlier_s=0.0, device=None, nominal=registry.nominal("push-box"), agent=lambda name: f"the {name}",
         config=SimpleNamespace(task="push-box", select=True, gate=True, dream=SimpleNamespace(horizon=5)),
         coverable=lambda: [ICE],
@@ -109,7 +112,7 @@ class Simulator:
 
 def score_of(failed: Sequence[int], returns: Sequence[float]) -> Score:
     """Of four episodes in the logs' worlds and two on ice; 1 is a poor return, and 3 an excellent one."""
-    selector = Selector("push-box", [ICE], registry.nominal("push-box"), 2, (1.0, 3.0))
+    selector = Selector("push-box", [ICE], registry.nominal("push-box"), {}, 2, (1.0, 3.0))
     results = [
         CellResult(name, label, {}, [1], [bool(fell)], [False], [returned], [0.0], [80])
         for (name, label, _), fell, returned in zip(selector.cells, failed, returns, strict=True)
@@ -162,16 +165,16 @@ def test_of_policies_that_fail_as_seldom_the_one_that_earns_more_is_better():
 
 def test_where_all_logs_earn_the_same_not_to_fail_is_all():
     """80 times a float32's .1, added up in two ways, is no scale."""
-    selector = Selector("push-box", [], registry.nominal("push-box"), 1, (8.00000095, 8.00000012))
+    selector = Selector("push-box", [], registry.nominal("push-box"), {}, 1, (8.00000095, 8.00000012))
     assert [selector.worth(1.0, 7.0), selector.worth(0.0, 9.0)] == [1.0, 0.0]
 
 
 def test_a_return_that_is_no_number_earns_nothing():
-    selector = Selector("push-box", [], registry.nominal("push-box"), 1, (-3.0, 1.0))
+    selector = Selector("push-box", [], registry.nominal("push-box"), {}, 1, (-3.0, 1.0))
     assert [selector.worth(1.0, r) for r in (float("nan"), float("inf"), 1.0)] == [0.5, 0.5, 1.0]
 
 
-WORLDS = "2 draws of logged, ice; returns from 1 to 3; by the mode"
+WORLDS = "2 draws of logged, ice; logged floor_friction (0.2, 0.4); returns from 1 to 3; by the mode"
 
 
 @pytest.mark.parametrize("before", ["2 draws of logged, ice", WORLDS.removesuffix("; by the mode"), WORLDS])
@@ -308,3 +311,20 @@ def test_steps_are_timed_with_a_policy_that_falls_at_once():
         some_steps(workers, lambda text: None, Falls(), registry.nominal("hopper"), 12)
         assert workers.steps == 36
     assert begun[0].all() and np.sum(begun[1:]) >= 3
+
+
+def logs_of(worlds: list[dict[str, float]]) -> Any:
+    return SimpleNamespace(episodes=[{"info": {}, "physics": world} for world in worlds])
+
+
+def test_inside_the_logs_is_what_the_logs_were_recorded_in():
+    nominal, usual = registry.nominal("push-box"), registry.log_ranges("push-box")
+    rng = np.random.default_rng(0)
+    as_usual = logs_of([sample(usual, nominal, rng).to_dict() for _ in range(200)])
+    assert list(as_logged(as_usual, "push-box").items()) == list(usual.items())
+    narrow: PhysicsRange = {"box_mass_kg": 0.6, "floor_friction": (0.5, 0.52)}
+    ranges = as_logged(logs_of([sample(narrow, nominal, rng).to_dict() for _ in range(20)]), "push-box")
+    selector = Selector("push-box", [], nominal, ranges, 8, (0.0, 40.0))
+    for _, _, world in selector.cells:
+        assert 0.5 <= world.floor_friction <= 0.52 and world.box_mass_kg == 0.6
+        assert world.payload_kg == nominal.payload_kg

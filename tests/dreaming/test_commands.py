@@ -58,6 +58,7 @@ def test_logs_that_are_yet_to_be_imported_need_a_run(command, tmp_path, monkeypa
         ("dream", ("--size", "latpop"), ('did you mean "laptop"',)),
         ("dream", ("--scenario", "slipery"), ('did you mean "slippery"',)),
         ("dream", ("--seed", "-2"), ("--seed is -2",)),
+        ("dream", ("--seed", "18446744073709551616"), ("--seed is 18446744073709551616; give 0 to 2147483647",)),
         ("dream", ("--data", "nowhere"), ("nowhere does not exist",)),
         ("dream", ("--device", "gpu"), ("there is no device 'gpu'", "give auto, cpu, cuda")),
         ("dream", ("--nap", "1"), ("nap",)),
@@ -77,6 +78,7 @@ def test_logs_that_are_yet_to_be_imported_need_a_run(command, tmp_path, monkeypa
         ("evaluate-policy", ("--episodes", "0"), ("--episodes is 0",)),
         ("audit-dreams", ("--run", "nowhere"), ("nowhere does not exist",)),
         ("audit-dreams", ("--run", "nowhere", "--dreams", "0"), ("--dreams is 0",)),
+        ("audit-dreams", ("--run", "nowhere", "--seed", str(2**64)), ("--seed is",)),
         ("audit-dreams", ("--run", "nowhere", "--horizon", "-3"), ("--horizon is -3",)),
         ("export-policy", ("--run", "nowhere"), ("nowhere does not exist",)),
         ("export-policy", ("--run", "nowhere", "--policy", "bset"), ('did you mean "best"',)),
@@ -96,6 +98,8 @@ def test_a_run_of_another_task(command, small_night):
     assert command("dream", "--run", run, "--size", "laptop").refused("has size debug")
     assert command("dream", "--run", run, "--seed", "7").refused("has seed 0")
     assert command("evaluate-policy", "--run", run, "--task", "hopper").refused("is a run of push-box")
+    experts = ("--policy", "expert", "--task", "hopper")
+    assert command("evaluate-policy", "--run", run, *experts).refused("is a run of push-box")
     out = run.parent / "logs"
     assert command("record-rollouts", "--task", "hopper", "--policy", run, "--out", out).refused("is a run of push-box")
 
@@ -198,9 +202,10 @@ def test_audit_prints_and_keeps_its_report(command, small_night, tmp_path):
     told = command("audit-dreams", "--run", run, *arguments)
     assert told.code == 0, told.err
     assert "slippery" in told.out and "trusted" in told.out
-    saved = json.loads((run / "audit" / "report.json").read_text())
+    assert (run / "audit" / "report.json").read_bytes() == (small_night.path / "audit" / "report.json").read_bytes()
+    saved = json.loads((run / "audit-dreams" / "report.json").read_text())
     assert saved["simulator"] and [one["scenario"] for one in saved["scenarios"]] == ["logged", "slippery"]
-    assert len(np.load(run / "audit" / "dreams.npz")["action"]) == 4
+    assert len(np.load(run / "audit-dreams" / "dreams.npz")["action"]) == 4
 
 
 def test_recording_with_a_runs_policy(command, small_night, tmp_path):

@@ -137,6 +137,8 @@ def test_killed_while_recording_and_gone_on_with(started):
     assert len(after) >= 20 and after.episodes[: len(kept)] == kept
     seeds = [episode["info"]["seed"] for episode in after.episodes]
     assert len(set(seeds)) == len(seeds)
+    # Whatever the killed night had not written down yet.
+    assert run.progress().simulator_steps["logs"] == sum(episode["length"] for episode in after.episodes)
     assert (run.path / "report" / "index.html").exists()
 
 

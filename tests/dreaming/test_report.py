@@ -332,9 +332,12 @@ def test_a_gain_outside_does_not_hide_a_loss_inside(tmp_path):
 
 def test_a_night_that_kept_the_policy_it_began_with_says_so(tmp_path):
     report, sentence = make_report(), "None of 3 trials of the dreaming policy went better"
-    kept = [{"seconds": 60.0 * i, "scores": {"logged": 0.9}, "kept": i == 0} for i in range(4)]
-    for trials, told in ((kept, True), ([*kept, {**kept[0], "seconds": 300.0}], False), (kept[:1], False)):
-        training = dataclasses.replace(report.training, selection=trials)
+    kept = [{"night": 1, "seconds": 60.0 * i, "scores": {"logged": 0.9}, "kept": i == 0} for i in range(4)]
+    older, worse = [{**row, "night": 0} for row in kept], [{**kept[0], "kept": False}, *kept[1:]]
+    cases = [(kept, True), ([*kept, kept[0]], False), (kept[:1], False), (older + kept, True)]
+    cases += [(older, False), (kept[:1] + older, False), (older + worse, False)]  # kept is what an older night made
+    for trials, told in cases:
+        training = dataclasses.replace(report.training, selection=trials, night=1)
         dataclasses.replace(report, training=training, videos=[]).save(tmp_path)
         text = Reader(write_report(tmp_path).read_text(encoding="utf-8")).text
         assert (sentence in text) is told
