@@ -41,7 +41,9 @@ def found(folders: Sequence[str | Path]) -> tuple[list[LogReader], list[str]]:
     readers, missing = [], []
     for folder in folders:
         try:
-            readers.append(LogReader(folder))
+            reader = LogReader(folder)
+            reader.check()
+            readers.append(reader)
         except UserError as error:
             missing.append(f"earlier logs are not rehearsed, and what of them is forgotten is not known: {error}")
     return readers, missing

@@ -36,6 +36,8 @@ from worldmodel.spikes import AT_ONCE, Spikes
 
 __all__ = ["LogReader", "LogWriter", "make_schema"]
 
+READ_THROUGH = 4 * 1024**3  # bytes, of logs that are compared with their checksums whenever they are learnt from
+
 
 @contextlib.contextmanager
 def _disk_errors(doing: str) -> Iterator[None]:
@@ -251,10 +253,21 @@ class LogReader:
         return self._image_file.take(row)["image"]
 
     def check(self) -> None:
-        """A UserError names the first number that is not finite. `LogWriter` lets none in; others may have written."""
+        """A UserError names the first number that is not finite, and episodes that are not as they were written.
+
+        `LogWriter` lets no such number in; others may have written. Gigabytes are not read through for the second.
+        """
         columns = log_format.columns(self.schema)
         for i in range(len(self)) if self._may_hold_nan() else ():
             self.episode(i).check(f"{self.folder}: episode {i}", columns)
+        if sum(part.nbytes for part in self._parts) > READ_THROUGH:
+            return
+        if changed := self.verify():
+            which = ", ".join(str(i) for i in changed[:3]) + (", ..." if len(changed) > 3 else "")
+            raise UserError(
+                f"{self.folder}: {len(changed)} of {len(self)} episodes have changed since they were written "
+                f"({which}); restore the folder from a copy, or record or import it anew"
+            )
 
     def _may_hold_nan(self) -> bool:
         """Looks at all numbers but those of images; what an episode's last row holds of commands means nothing."""
@@ -297,6 +310,7 @@ class LogReader:
         return log_format.record_crc(record, self._rows_of(record)) == record["crc32"]
 
     def _rows_of(self, record: Mapping[str, Any]) -> list[np.ndarray]:
-        """Copies, of each file."""
-        these = slice(record["start"], record["start"] + record["length"] + 1)
-        return [np.array(part[these]) for part in self._parts]
+        """Copies, of each file; images are read, as in `take_images`."""
+        begin, end = record["start"], record["start"] + record["length"] + 1
+        images = [self._image_file.take(np.arange(begin, end))] if self._image_file is not None else []
+        return [np.array(self.rows[begin:end]), *images]

@@ -20,6 +20,7 @@ from dreaming.rehearsal import replayed_logs
 from worldmodel import trainer as trainer_module
 from worldmodel.episode import Episode
 from worldmodel.evaluation import OpenLoop
+from worldmodel.log_format import index_line
 from worldmodel.model import ModelConfig
 from worldmodel.rssm import RSSMConfig
 from worldmodel.storage import LogReader
@@ -217,6 +218,10 @@ def test_where_a_log_has_no_command_nan_is_none(tmp_path):
         for field in ("action", "applied_action", "demonstrated", "reward", "push"):
             rows[field][record["start"] + record["length"]] = np.nan
     rows.flush()
+    theirs = LogReader(tmp_path)
+    plain = [{key: value for key, value in record.items() if key != "crc32"} for record in theirs.episodes]
+    lines = [index_line(record, theirs._rows_of(record), "an episode") for record in plain]
+    (tmp_path / "episodes.jsonl").write_bytes(b"".join(lines))
     trainer = Trainer(LogReader(tmp_path), DEBUG, QUICK)
     assert all(np.isfinite(value) for value in trainer.update().values())
 

@@ -211,6 +211,8 @@ def test_with_a_camera_either_file_of_an_append_may_be_torn(tmp_path, name):
         file.seek(size - 1 - per_row)
         file.write(bytes([byte ^ 1]))
     assert LogReader(copy).verify() == [2]
+    with pytest.raises(UserError, match="have changed since they were written"):
+        LogReader(copy).check()
 
 
 def test_logs_of_before_images_had_a_file_of_their_own_still_read(tmp_path):
@@ -312,6 +314,8 @@ def test_a_flipped_bit_is_found_in_rows_and_in_the_index(tmp_path):
     text = (whole / "episodes.jsonl").read_text().replace('"floor_friction": 0.1', '"floor_friction": 0.9')
     (whole / "episodes.jsonl").write_text(text)
     assert LogReader(whole).verify() == [1]
+    with pytest.raises(UserError, match=r"1 of 3 episodes have changed since they were written \(1\)"):
+        LogReader(whole).check()
 
 
 @pytest.mark.parametrize("room", [0, 10, 150, 250])  # in the middle of the rows, and of the index line
