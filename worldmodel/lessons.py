@@ -15,20 +15,34 @@ from worldmodel.storage import LogReader
 
 
 def split_episodes(reader: LogReader) -> tuple[list[int], list[int]]:
-    """Training and held-out episodes: as the log's own `split` says, else every tenth is held out (at least one)."""
+    """Training and held-out episodes: as the log's own `split` says, else every tenth is held out (at least one).
+
+    Pieces of one recording, between which something is missing, go together.
+    """
     splits = [e["info"].get("split") for e in reader.episodes]
     if any(s in ("test", "val") for s in splits):
         train = [i for i, s in enumerate(splits) if s not in ("test", "val")]
         held_out = [i for i, s in enumerate(splits) if s == "test"] or [i for i, s in enumerate(splits) if s == "val"]
     else:
-        every = min(10, len(reader))
-        held_out = [i for i in range(len(reader)) if i % every == every - 1]
-        train = [i for i in range(len(reader)) if i % every != every - 1]
+        number = _recordings(reader)
+        every = min(10, max(number) + 1)
+        held_out = [i for i in range(len(reader)) if number[i] % every == every - 1]
+        train = [i for i in range(len(reader)) if number[i] % every != every - 1]
     if not train or not held_out:
         raise UserError(
             f"{len(reader)} episodes cannot be split into training and held-out ones; at least 2 are needed"
         )
     return train, held_out
+
+
+def _recordings(reader: LogReader) -> list[int]:
+    """The number of each episode's recording; of the episode itself, where all are of one."""
+    infos = [episode["info"] for episode in reader.episodes]
+    whole = [
+        (info["source"], info["source_episode"], info["part"]) if "part" in info else i for i, info in enumerate(infos)
+    ]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(whole))}
+    return [numbers[name] for name in whole] if len(numbers) > 1 else list(range(len(infos)))
 
 
 def held_out_of(reader: LogReader, context: ContextSpec) -> Replay:

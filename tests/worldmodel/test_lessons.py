@@ -21,6 +21,19 @@ def test_every_tenth_episode_is_held_out(tmp_path):
     assert held_out == [9, 19] and sorted(learn + held_out) == list(range(25))
 
 
+def test_pieces_of_one_recording_go_together(tmp_path):
+    def in_pieces(folder: Path, recordings: int) -> LogReader:
+        episodes = named_after_origin([3] * 2 * recordings, [False] * 2 * recordings)
+        for i, episode in enumerate(episodes):
+            episode.info = {"source": f"{i // 2}.csv", "source_episode": 0, "part": 0}
+        return write_log(folder, episodes)
+
+    train, held_out = split_episodes(in_pieces(tmp_path / "ten", 10))
+    assert held_out == [18, 19] and train == list(range(18))
+    assert split_episodes(in_pieces(tmp_path / "two", 2)) == ([0, 1], [2, 3])
+    assert split_episodes(in_pieces(tmp_path / "one", 1)) == ([0], [1])  # better than nothing held out
+
+
 def test_few_episodes_hold_out_one(tmp_path):
     assert split_episodes(with_splits(tmp_path, [None] * 3)) == ([0, 1], [2])
 
