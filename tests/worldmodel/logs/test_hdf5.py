@@ -10,7 +10,7 @@ from damage import check_survives
 
 from configs import UserError
 from worldmodel.logs.hdf5 import FORMAT
-from worldmodel.logs.importing import as_log_folder
+from worldmodel.logs.importing import as_log_folder, import_logs
 from worldmodel.storage import LogReader
 
 h5py = pytest.importorskip("h5py", reason="h5py is not installed (the extra hdf5)")
@@ -167,6 +167,14 @@ def test_robomimic(tmp_path):
     assert (mapping.task, mapping.control_hz, mapping.split) == ("Lift", 20, "split")
     assert mapping.observation.columns == {"eef_pos": "obs/eef_pos", "gripper": "obs/gripper"}
     assert drafted(write_robomimic(tmp_path / "other.hdf5", masks=False)).split is None
+
+
+def test_robomimic_at_another_rate_is_resampled(tmp_path):
+    path = write_robomimic(tmp_path / "low_dim.hdf5", 2)
+    logs = LogReader(import_logs(FORMAT, path, tmp_path / "logs", replace(drafted(path), control_hz=10)))
+    assert [logs.episode(i).length for i in range(2)] == [3, 3]  # 7 steps of 0.05 s
+    np.testing.assert_allclose(logs.episode(0).observation["vector"][:, 0], [0, 6, 12, 18])
+    np.testing.assert_allclose(logs.episode(0).action[:, 0], [-2, -10, -18])
 
 
 def test_d4rl_is_cut_where_an_episode_ends(tmp_path):
