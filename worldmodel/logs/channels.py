@@ -133,6 +133,12 @@ def clock(raw: RawEpisode, spec: Column | str) -> np.ndarray:
         return time - time[np.isfinite(time)][0] if np.isfinite(time).any() else time
 
 
+def changes(value: np.ndarray) -> list[int]:
+    """Rows that differ from the row before; NaN is like NaN."""
+    both_missing = (value[1:] != value[1:]) & (value[:-1] != value[:-1])
+    return (np.flatnonzero((value[1:] != value[:-1]) & ~both_missing) + 1).tolist()
+
+
 def one_value(raw: RawEpisode, name: str) -> Any:
     """A label of the episode, or a column that holds one value throughout, as plain JSON."""
     if name in raw.labels:

@@ -12,13 +12,12 @@ import numpy as np
 from configs import UserError, suggest
 from worldmodel.episode import Episode
 from worldmodel.logs import channels
+from worldmodel.logs.cutting import parts
 from worldmodel.logs.expression import Expression
 from worldmodel.logs.formats import RawEpisode
 from worldmodel.logs.mapping import Column, LogMapping, PythonReward, as_column
 from worldmodel.logs.python_reward import RewardFunction
 from worldmodel.logs.rows import Rows, Wanted, even_rows
-
-AFTER_END = "recordings split where the task ended"
 
 
 class Converter:
@@ -50,7 +49,7 @@ class Converter:
             found = {key: text for key, text in match.groupdict().items() if text is not None}
             raw = replace(raw, labels={**found, **raw.labels})
         self._settle_rate(raw)
-        for part, terminated in self._parts(raw):
+        for part, terminated in parts(raw, self.mapping, self.repairs):
             wanted = Wanted.of(part, self.mapping)
             self._settle_names(part, wanted)
             info = {"task": self.mapping.task, "source": raw.source, "source_episode": number, "policy": "log"}
@@ -119,31 +118,6 @@ class Converter:
                 raise UserError(f"the mapping's command {name}: its low ({least}) is not below its high ({most})")
         return [low for low, _ in bounds], [high for _, high in bounds]
 
-    def _parts(self, raw: RawEpisode) -> Iterator[tuple[RawEpisode, bool]]:
-        """Cut where the mapping's `episode` changes and after what ends the task; and whether each ended so."""
-        mapping, cuts, ends, last = self.mapping, set[int](), set[int](), bool(raw.terminated)
-        length = max((len(value) for name, value in raw.columns.items() if name not in raw.clocks), default=0)
-        if mapping.episode is not None:
-            _, value = channels.find(raw, [mapping.episode])
-            both_missing = (value[1:] != value[1:]) & (value[:-1] != value[:-1])
-            cuts = {int(row) for row in np.flatnonzero((value[1:] != value[:-1]) & ~both_missing) + 1}
-        if mapping.terminated in raw.labels:
-            last = bool(raw.labels[mapping.terminated])
-        elif mapping.terminated is not None:
-            name, flags = channels.find(raw, [mapping.terminated])
-            true = np.nan_to_num(channels.numbers(flags, f"{raw.where}: {name}")) != 0
-            # A flag that stays up tells of one end. On the row before the last it speaks of the step to the last.
-            falls = np.flatnonzero(true[:-1] & ~true[1:]) + 1
-            ends = {int(row) for row in falls if row < length - 1}
-            last = bool(true[-2:].any())
-            self.repairs[AFTER_END] += len(ends - cuts)
-        cuts |= ends
-        if cuts and raw.clocks:
-            raise UserError(f"{raw.where}: columns of several clocks cannot be cut by one of them; split the file")
-        starts = sorted(cuts)
-        for start, stop in zip([0, *starts], [*starts, length], strict=True):
-            yield (_cut(raw, start, stop) if cuts else raw), stop in ends or (last and stop == length)
-
     def _labels(self, raw: RawEpisode) -> dict[str, Any]:
         wanted = {**self.mapping.info, **({"split": self.mapping.split} if self.mapping.split else {})}
         return {key: channels.one_value(raw, name) for key, name in wanted.items()}
@@ -200,16 +174,6 @@ class Converter:
             held = ", ".join(f"{name} {values[row, names.index(name)]:g}" for name in self._reward.channels)
             raise UserError(f"{where}: the reward {self._reward.text!r} is {reward[row]} in step {row} ({held})")
         return reward
-
-
-def _cut(raw: RawEpisode, start: int, stop: int) -> RawEpisode:
-    rows = slice(start, stop)
-    return replace(
-        raw,
-        where=f"{raw.where}: rows {start} to {stop - 1}",
-        columns={name: value[rows] for name, value in raw.columns.items()},
-        time_s=None if raw.time_s is None else raw.time_s[rows],
-    )
 
 
 def mapped_names(names: Sequence[str], asked: Sequence[str]) -> list[str]:

@@ -47,7 +47,7 @@ class RawEpisode:
     time_s: np.ndarray | None = None
     """(T,) seconds, as logged: it may be uneven, stand still or go back. None where rows have no clock."""
     clocks: dict[str, np.ndarray] = field(default_factory=dict)
-    """Seconds on the same clock, for the columns that have rows of their own times (several topics, several rates)."""
+    """Seconds on the same clock, ascending, for columns that have rows of their own times (several topics or rates)."""
     terminated: bool | None = None
     """The recording's end was the task's (a fall); None if the format does not say."""
     labels: dict[str, Any] = field(default_factory=dict)

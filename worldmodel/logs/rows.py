@@ -142,7 +142,7 @@ def _resampled(clocks: _Clocks, wanted: Wanted, step_s: float, gap_s: float, rep
     repairs.update(counted)
     if len(seen[0].time_s) > 1 and np.median(np.diff(seen[0].time_s)) > SLOW * step_s:
         repairs[BETWEEN] += 1
-    if not all(len(one.time_s) for one in [*seen, *sent]):
+    if not all(len(one.time_s) for one in [*seen, *sent, *([pictures] if pictures else [])]):
         repairs[resampling.SHORT] += 1
         return
     found = resampling.pieces(seen, max(one.time_s[0] for one in sent), step_s, gap_s)
