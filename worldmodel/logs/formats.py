@@ -123,9 +123,12 @@ def files_in(data: Path, pattern: str | None = None) -> list[Path]:
         found += [path for path in paths if path.is_file() and not path.is_symlink()]
         if len(found) > MANY:
             raise UserError(f"{data} holds more than {MANY:,} files; give the folder with the logs alone")
-    if pattern is not None:
-        found = [path for path in found if path.relative_to(data).match(pattern.removeprefix("**/"))]
-    return sorted(found)
+    return sorted(path for path in found if is_named(path, data, pattern))
+
+
+def is_named(path: Path, data: Path, pattern: str | None) -> bool:
+    """Whether the path below `data` ends as the pattern says."""
+    return pattern is None or path == data or path.relative_to(data).match(pattern.removeprefix("**/"))
 
 
 def files_here(folder: Path, pattern: str) -> list[Path]:

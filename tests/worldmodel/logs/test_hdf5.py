@@ -210,6 +210,15 @@ def test_another_layout_is_one_recording_that_needs_a_mapping(tmp_path):
     assert FORMAT.draft(tmp_path) is None
 
 
+def test_a_processed_copy_beside_the_logs_is_not_read(tmp_path):
+    for name in ("run.hdf5", "run_smoothed.hdf5"):
+        write_d4rl(tmp_path / name)
+    mapping = replace(drafted(tmp_path), files="run.hdf5")
+    assert {raw.source for raw in FORMAT.read(tmp_path, mapping).episodes()} == {"run.hdf5"}
+    with pytest.raises(UserError, match=r"holds no HDF5 files among \*\.h5"):
+        FORMAT.read(tmp_path, replace(mapping, files="*.h5"))
+
+
 def fails(path: Path, *words: str) -> None:
     with pytest.raises(UserError) as error:
         for episode in FORMAT.read(path, None).episodes():
