@@ -53,9 +53,10 @@ def channels(raw: RawEpisode, wanted: Channels) -> list[Channel]:
     found = []
     for name, spec in wanted.specs.items():
         column, value = find(raw, spec.names)
-        if value.ndim > 2:
+        if value.ndim > 2 or value.shape[1:] == (0,):
             raise UserError(f"{raw.where}: {column} has shape {value.shape}, expected (T,) or (T, k)")
-        value = numbers(value.reshape(len(value), -1), f"{raw.where}: {column}", spec.values) * spec.factor
+        value = value[:, None] if value.ndim == 1 else value
+        value = numbers(value, f"{raw.where}: {column}", spec.values) * spec.factor
         count = value.shape[1]
         names = [name] if count == 1 else [f"{name}_{i}" for i in range(count)]
         if spec.angle == "sin_cos":

@@ -19,6 +19,8 @@ from worldmodel.logs.mapping import Column, LogMapping, PythonReward, as_column
 from worldmodel.logs.python_reward import RewardFunction
 from worldmodel.logs.rows import Rows, Wanted, even_rows
 
+EMPTY = "recordings left out that have no rows"
+
 
 class Converter:
     """Makes Episodes of raw ones, in order; counts repairs.
@@ -45,6 +47,9 @@ class Converter:
         number = self._seen[raw.source]
         self._seen[raw.source] += 1
         self.repairs.update(raw.repairs)
+        if not any(len(value) for value in raw.columns.values()):
+            self.repairs[EMPTY] += 1
+            return
         if self._path and (match := self._path.search(raw.source)):
             found = {key: text for key, text in match.groupdict().items() if text is not None}
             raw = replace(raw, labels={**found, **raw.labels})
@@ -130,8 +135,11 @@ class Converter:
                 continue
             spec: Column = as_column(given)
             name = next((name for name in spec.names if name in raw.labels or channels.has(raw, name)), spec.names[0])
-            value = np.array([channels.one_value(raw, name)])
-            found[factor] = float(channels.numbers(value, f"{raw.where}: {name}", spec.values)[0] * spec.factor)
+            value = channels.one_value(raw, name)
+            if isinstance(value, list | tuple | dict | np.ndarray):
+                raise UserError(f"{raw.where}: {name} is {str(value)[:80]}, expected one value for the episode")
+            number = channels.numbers(np.array([value]), f"{raw.where}: {name}", spec.values)[0]
+            found[factor] = float(number * spec.factor)
         return found
 
     def _episode(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from damage import check_survives
 
 from configs import UserError
@@ -217,6 +218,28 @@ def test_a_processed_copy_beside_the_logs_is_not_read(tmp_path):
     assert {raw.source for raw in FORMAT.read(tmp_path, mapping).episodes()} == {"run.hdf5"}
     with pytest.raises(UserError, match=r"holds no HDF5 files among \*\.h5"):
         FORMAT.read(tmp_path, replace(mapping, files="*.h5"))
+
+
+def test_a_recording_without_rows_is_left_out(tmp_path):
+    plain = {
+        "task": "cart",
+        "control_hz": 10,
+        "observation": {"columns": {"x": "x"}},
+        "action": {"columns": {"u": "u"}},
+    }
+    for name, rows in (("a.h5", 5), ("b.h5", 0)):
+        with h5py.File(tmp_path / name, "w") as file:
+            file["x"], file["u"] = numbers(rows, 2), numbers(rows)
+    (tmp_path / "mapping.yaml").write_text(yaml.safe_dump(plain))
+    logs = LogReader(as_log_folder(tmp_path, tmp_path / "logs"))
+    assert [one["info"]["source"] for one in logs.episodes] == ["a.h5"]
+    assert logs.schema["source"]["repairs"] == {"recordings left out that have no rows": 1}
+    with h5py.File(tmp_path / "c.h5", "w") as file:
+        file["x"], file["u"] = numbers(5, 0), numbers(5)
+    with pytest.raises(UserError, match=r"c.h5: x has shape \(5, 0\), expected"):
+        as_log_folder(tmp_path / "c.h5", tmp_path / "none")
+    with pytest.raises(UserError, match="b.h5 gives no episode. It holds no rows"):
+        as_log_folder(tmp_path / "b.h5", tmp_path / "none")
 
 
 def fails(path: Path, *words: str) -> None:

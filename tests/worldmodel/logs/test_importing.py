@@ -201,6 +201,13 @@ def test_episodes_by_a_column_with_their_factors_and_labels(tmp_path):
         imported(tmp_path / "log.csv", tmp_path / "other", episode="run", physics={"floor_friction": values})
 
 
+def test_a_label_that_is_no_single_value_is_no_physics():
+    raw = RawEpisode("here", "here", {"x": np.arange(5.0), "force": np.zeros(5)}, labels={"floors": [0.1, 0.8]})
+    converter = Converter(from_dict(LogMapping, {**PLAIN, "physics": {"floor_friction": "floors"}}, "test"))
+    with pytest.raises(UserError, match=r"here: floors is \[0.1, 0.8\], expected one value for the episode"):
+        list(converter.convert(raw))
+
+
 def test_labels_from_the_path_and_files_by_pattern(tmp_path):
     for name in ("ice/a.csv", "grass/b.csv", "summary.csv"):
         write_csv(tmp_path / "raw" / name, cart())

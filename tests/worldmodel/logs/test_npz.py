@@ -204,6 +204,13 @@ def test_a_wrong_mapping_is_one_line_that_names_the_key(tmp_path, changes, words
     assert not (tmp_path / "logs").exists()
 
 
+def test_a_slice_without_rows_is_left_out(tmp_path):
+    content = {**flat(), "length": np.array([5, 0, 4])}
+    reader = read(tmp_path, content, episodes={"start": "start", "length": "length"})
+    assert [record["length"] for record in reader.episodes] == [4, 3]
+    assert reader.schema["source"]["repairs"] == {"recordings left out that have no rows": 1}
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
