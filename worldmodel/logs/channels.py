@@ -30,11 +30,10 @@ class Channel:
 
 def find(raw: RawEpisode, names: list[str]) -> tuple[str, np.ndarray]:
     """The first of these columns that the file has, and its values. Units in brackets behind a name may be left out."""
-    plain = {_BRACKET.sub("", name): name for name in raw.columns}
     for name in names:
-        if (there := name if name in raw.columns else plain.get(name)) is not None:
+        if (there := _whole_name(raw, name)) is not None:
             return there, raw.columns[there]
-        if (match := _INDEXED.fullmatch(name)) and (inner := plain.get(match[1])) is not None:
+        if (match := _INDEXED.fullmatch(name)) and (inner := _whole_name(raw, match[1])) is not None:
             value, index = raw.columns[inner], int(match[2])
             if value.ndim != 2 or index >= value.shape[1]:
                 raise UserError(f"{raw.where}: there is no {name}; {inner} has shape {value.shape}")
@@ -42,8 +41,18 @@ def find(raw: RawEpisode, names: list[str]) -> tuple[str, np.ndarray]:
     raise UserError(f"{raw.where}: column {suggest(names[0], raw.columns)}")
 
 
+def _whole_name(raw: RawEpisode, name: str) -> str | None:
+    """The column's name in the file. A UserError where several fit: which unit is meant is not for us to say."""
+    if name in raw.columns:
+        return name
+    fit = [column for column in raw.columns if _BRACKET.sub("", column) == name]
+    if len(fit) > 1:
+        raise UserError(f'{raw.where}: "{name}" may be {" or ".join(fit[:8])}; give the whole name')
+    return fit[0] if fit else None
+
+
 def has(raw: RawEpisode, name: str) -> bool:
-    """Whether `find` would find it."""
+    """Whether `find` would find it, or several that it may be."""
     return name in raw.columns or name in {_BRACKET.sub("", one) for one in raw.columns}
 
 

@@ -66,6 +66,18 @@ def test_units_in_brackets_and_stray_spaces_need_not_be_repeated(tmp_path):
     assert of_csv(tmp_path, logged).episodes[0]["length"] == 20
 
 
+def test_a_name_that_fits_two_units_is_refused(tmp_path):
+    logged = {"x [rad]": cart()["x"], "x [deg]": cart()["x"], **cart()}
+    assert of_csv(tmp_path, logged).episodes[0]["length"] == 20  # x itself is there
+    del logged["x"]
+    for at, spec in (("a", "x"), ("b", "x[0]"), ("c", ["x", "v"])):
+        with pytest.raises(UserError, match=r'log.csv: "x" may be x \[rad\] or x \[deg\]; give the whole name'):
+            of_csv(tmp_path / at, logged, observation={"columns": {"x_m": {"column": spec}}})
+    with pytest.raises(UserError, match=r'"x" may be'):
+        of_csv(tmp_path / "d", logged, observation={"columns": {"v_m_s": "v"}}, reward="x")
+    assert of_csv(tmp_path / "e", logged, observation={"columns": {"x_m": "x [rad]"}}).episodes[0]["length"] == 20
+
+
 @pytest.mark.parametrize("form", ["wrapped", "unwrapped", "sin_cos"])
 def test_an_angle_is_never_interpolated_across_its_jump(tmp_path, form):
     """2 rad/s, logged every 0.07 s within a turn, wanted every 0.1 s."""
