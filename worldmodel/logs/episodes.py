@@ -15,7 +15,7 @@ from worldmodel.logs import channels
 from worldmodel.logs.cutting import parts
 from worldmodel.logs.expression import Expression
 from worldmodel.logs.formats import RawEpisode
-from worldmodel.logs.mapping import Column, LogMapping, PythonReward, as_column
+from worldmodel.logs.mapping import SPLITS, Column, LogMapping, PythonReward, as_column
 from worldmodel.logs.python_reward import RewardFunction
 from worldmodel.logs.rows import Rows, Wanted, even_rows
 
@@ -125,7 +125,13 @@ class Converter:
 
     def _labels(self, raw: RawEpisode) -> dict[str, Any]:
         wanted = {**self.mapping.info, **({"split": self.mapping.split} if self.mapping.split else {})}
-        return {key: channels.one_value(raw, name) for key, name in wanted.items()}
+        found = {key: channels.one_value(raw, name) for key, name in wanted.items()}
+        if "split" in found:
+            word = str(found["split"]).strip()
+            if word.lower() not in SPLITS:  # else it would be trained on
+                raise UserError(f"{raw.where}: {wanted['split']} says {word}, expected a split: {', '.join(SPLITS)}")
+            found["split"] = SPLITS[word.lower()]
+        return found
 
     def _physics(self, raw: RawEpisode) -> dict[str, float]:
         found = {}

@@ -20,13 +20,12 @@ from configs import UserError
 from worldmodel.logs import drafts
 from worldmodel.logs.formats import Format, RawEpisode, Source
 from worldmodel.logs.guards import check_size, inside, read_json
-from worldmodel.logs.mapping import Channels, Column, LogMapping
+from worldmodel.logs.mapping import SPLITS, Channels, Column, LogMapping
 from worldmodel.logs.parquet_file import batches
 
 INFO = Path("meta/info.json")
 _BOOKKEEPING = ("index", "frame_index", "task_index")
 _PLACE = re.compile(r"\{(chunk_index|file_index)(?::0?(\d)d)?\}")
-_SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}  # their word: ours
 _TASK = "lerobot_task"
 _LATE_S = 1e-4
 """Within which LeRobot holds its own frames to the stated rate."""
@@ -87,8 +86,8 @@ class _Dataset:
         found = []
         for name, episodes in splits.items() if isinstance(splits, dict) else ():
             ends = re.fullmatch(r"(\d{1,9}):(\d{1,9})", str(episodes))
-            if ends and name in _SPLITS:
-                found.append((int(ends[1]), int(ends[2]), _SPLITS[name]))
+            if ends and name.lower() in SPLITS:
+                found.append((int(ends[1]), int(ends[2]), SPLITS[name.lower()]))
         return found if len({name for *_, name in found}) > 1 else []
 
     def file(self, chunk: int, file: int) -> Path:

@@ -13,13 +13,12 @@ from worldmodel.logs.formats import RawEpisode
 from worldmodel.logs.guards import parse_json
 from worldmodel.logs.hdf5_file import Series, datasets, find, group_in, numbered, series, text, texts, where
 from worldmodel.logs.hdf5_file import columns as read_columns
-from worldmodel.logs.mapping import LogMapping
+from worldmodel.logs.mapping import SPLITS, LogMapping
 
 if TYPE_CHECKING:
     import h5py
 
 _NAME = re.compile(r"demo_(\d+)")
-_SPLITS = {"train": "train", "valid": "val", "test": "test"}  # its word: ours
 
 
 def recognises(file: "h5py.File") -> bool:
@@ -116,5 +115,5 @@ def _splits(file: "h5py.File") -> dict[str, str]:
     """train, val or test for each demo, from the masks; {} unless they cover all."""
     mask = group_in(file, "mask")
     lists = datasets(mask) if mask is not None else {}
-    splits = {name: ours for theirs, ours in _SPLITS.items() if theirs in lists for name in texts(lists[theirs])}
+    splits = {name: ours for theirs, ours in SPLITS.items() if theirs in lists for name in texts(lists[theirs])}
     return splits if all(name in splits for name in numbered(_data(file), _NAME)) else {}

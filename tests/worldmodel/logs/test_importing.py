@@ -233,6 +233,18 @@ def test_labels_from_the_path_and_files_by_pattern(tmp_path):
         imported(tmp_path / "raw", tmp_path / "other", path="(")
 
 
+def test_words_for_a_split_are_known_or_refused(tmp_path):
+    words = {"train": "train", "Training": "train", "validation": "val", "valid ": "val", "eval": "val", "Test": "test"}
+    logged = cart(60, part=np.repeat(list(words), 10))
+    reader = of_csv(tmp_path, logged, episode="part", split="part", info={"own": "part"})
+    assert [record["info"]["split"] for record in reader.episodes] == list(words.values())
+    assert reader.episodes[1]["info"]["own"] == "Training"
+    logged = cart(20, part=np.repeat(["fold_3", "test"], 10))
+    for given in ({"split": "part"}, {"info": {"split": "part"}}):
+        with pytest.raises(UserError, match="0 to 9: part says fold_3, expected a split: train, .*, val, .*, test"):
+            of_csv(tmp_path / "odd", logged, episode="part", **given)
+
+
 UP = {  # rows of 30 in which the flag is up: episodes as (first row, steps, terminated), and rows left out
     "down again": ((7, 29), [(0, 7, True), (8, 21, True)], 0),
     "for three rows": ((7, 8, 9, 29), [(0, 8, True), (10, 19, True)], 1),

@@ -129,7 +129,7 @@ def test_episodes_of_several_in_a_file(tmp_path, fixed):
 
 
 def test_the_draft_has_the_datasets_own_names_and_rate(tmp_path):
-    mapping = FORMAT.draft(write(tmp_path, splits={"train": "0:2", "test": "2:3"}))
+    mapping = FORMAT.draft(write(tmp_path, splits={"train": "0:2", "Testing": "2:3"}))
     assert mapping is not None
     assert (mapping.task, mapping.control_hz, mapping.reward) == ("so101: Lift the cube.", HZ, "next.reward")
     assert mapping.observation.columns == {
