@@ -30,11 +30,10 @@ class Channel:
 
 def find(raw: RawEpisode, names: list[str]) -> tuple[str, np.ndarray]:
     """The first of these columns that the file has, and its values. Units in brackets behind a name may be left out."""
-    plain = {_BRACKET.sub("", name): name for name in raw.columns}
     for name in names:
-        if (there := name if name in raw.columns else plain.get(name)) is not None:
+        if (there := _whole_name(raw, name)) is not None:
             return there, raw.columns[there]
-        if (match := _INDEXED.fullmatch(name)) and (inner := plain.get(match[1])) is not None:
+        if (match := _INDEXED.fullmatch(name)) and (inner := _whole_name(raw, match[1])) is not None:
             value, index = raw.columns[inner], int(match[2])
             if value.ndim != 2 or index >= value.shape[1]:
                 raise UserError(f"{raw.where}: there is no {name}; {inner} has shape {value.shape}")
@@ -42,8 +41,18 @@ def find(raw: RawEpisode, names: list[str]) -> tuple[str, np.ndarray]:
     raise UserError(f"{raw.where}: column {suggest(names[0], raw.columns)}")
 
 
+def _whole_name(raw: RawEpisode, name: str) -> str | None:
+    """The column's name in the file. A UserError where several fit: which unit is meant is not for us to say."""
+    if name in raw.columns:
+        return name
+    fit = [column for column in raw.columns if _BRACKET.sub("", column) == name]
+    if len(fit) > 1:
+        raise UserError(f'{raw.where}: "{name}" may be {" or ".join(fit[:8])}; give the whole name')
+    return fit[0] if fit else None
+
+
 def has(raw: RawEpisode, name: str) -> bool:
-    """Whether `find` would find it."""
+    """Whether `find` would find it, or several that it may be."""
     return name in raw.columns or name in {_BRACKET.sub("", one) for one in raw.columns}
 
 
@@ -53,9 +62,10 @@ def channels(raw: RawEpisode, wanted: Channels) -> list[Channel]:
     found = []
     for name, spec in wanted.specs.items():
         column, value = find(raw, spec.names)
-        if value.ndim > 2:
+        if value.ndim > 2 or value.shape[1:] == (0,):
             raise UserError(f"{raw.where}: {column} has shape {value.shape}, expected (T,) or (T, k)")
-        value = numbers(value.reshape(len(value), -1), f"{raw.where}: {column}", spec.values) * spec.factor
+        value = value[:, None] if value.ndim == 1 else value
+        value = numbers(value, f"{raw.where}: {column}", spec.values) * spec.factor
         count = value.shape[1]
         names = [name] if count == 1 else [f"{name}_{i}" for i in range(count)]
         if spec.angle == "sin_cos":
@@ -131,6 +141,12 @@ def clock(raw: RawEpisode, spec: Column | str) -> np.ndarray:
     with np.errstate(over="ignore"):  # a stamp that no number can hold is as good as none
         time = numbers(value, f"{raw.where}: the clock {column}") * spec.factor
         return time - time[np.isfinite(time)][0] if np.isfinite(time).any() else time
+
+
+def changes(value: np.ndarray) -> list[int]:
+    """Rows that differ from the row before; NaN is like NaN."""
+    both_missing = (value[1:] != value[1:]) & (value[:-1] != value[:-1])
+    return (np.flatnonzero((value[1:] != value[:-1]) & ~both_missing) + 1).tolist()
 
 
 def one_value(raw: RawEpisode, name: str) -> Any:

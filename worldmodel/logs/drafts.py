@@ -18,6 +18,14 @@ def note_rate(raw: RawEpisode, mapping: LogMapping | None) -> RawEpisode:
     return raw
 
 
+def asks_other_rate(mapping: LogMapping | None, hz: float) -> bool:
+    """Whether rows that are even at `hz` need a clock to be resampled by, as the mapping steps at another rate."""
+    if mapping is None or mapping.time is not None:
+        return False
+    given = mapping.control_hz or (1 / mapping.dt_s if isinstance(mapping.dt_s, int | float) and mapping.dt_s else hz)
+    return abs(given / hz - 1) > 1e-6
+
+
 def action(array: str, width: int, low: object = None, high: object = None) -> Channels:
     """The whole array; bounds where the format states finite ones."""
     names = [f"action_{i}" for i in range(width)]

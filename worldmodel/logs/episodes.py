@@ -12,13 +12,14 @@ import numpy as np
 from configs import UserError, suggest
 from worldmodel.episode import Episode
 from worldmodel.logs import channels
+from worldmodel.logs.cutting import parts
 from worldmodel.logs.expression import Expression
 from worldmodel.logs.formats import RawEpisode
-from worldmodel.logs.mapping import Column, LogMapping, PythonReward, as_column
+from worldmodel.logs.mapping import SPLITS, Column, LogMapping, PythonReward, as_column
 from worldmodel.logs.python_reward import RewardFunction
 from worldmodel.logs.rows import Rows, Wanted, even_rows
 
-AFTER_END = "recordings split where the task ended"
+EMPTY = "recordings left out that have no rows"
 
 
 class Converter:
@@ -46,11 +47,14 @@ class Converter:
         number = self._seen[raw.source]
         self._seen[raw.source] += 1
         self.repairs.update(raw.repairs)
+        if not any(len(value) for value in raw.columns.values()):
+            self.repairs[EMPTY] += 1
+            return
         if self._path and (match := self._path.search(raw.source)):
             found = {key: text for key, text in match.groupdict().items() if text is not None}
             raw = replace(raw, labels={**found, **raw.labels})
         self._settle_rate(raw)
-        for part, terminated in self._parts(raw):
+        for part, terminated in parts(raw, self.mapping, self.repairs):
             wanted = Wanted.of(part, self.mapping)
             self._settle_names(part, wanted)
             info = {"task": self.mapping.task, "source": raw.source, "source_episode": number, "policy": "log"}
@@ -119,34 +123,15 @@ class Converter:
                 raise UserError(f"the mapping's command {name}: its low ({least}) is not below its high ({most})")
         return [low for low, _ in bounds], [high for _, high in bounds]
 
-    def _parts(self, raw: RawEpisode) -> Iterator[tuple[RawEpisode, bool]]:
-        """Cut where the mapping's `episode` changes and after what ends the task; and whether each ended so."""
-        mapping, cuts, ends, last = self.mapping, set[int](), set[int](), bool(raw.terminated)
-        length = max((len(value) for name, value in raw.columns.items() if name not in raw.clocks), default=0)
-        if mapping.episode is not None:
-            _, value = channels.find(raw, [mapping.episode])
-            both_missing = (value[1:] != value[1:]) & (value[:-1] != value[:-1])
-            cuts = {int(row) for row in np.flatnonzero((value[1:] != value[:-1]) & ~both_missing) + 1}
-        if mapping.terminated in raw.labels:
-            last = bool(raw.labels[mapping.terminated])
-        elif mapping.terminated is not None:
-            name, flags = channels.find(raw, [mapping.terminated])
-            true = np.nan_to_num(channels.numbers(flags, f"{raw.where}: {name}")) != 0
-            # A flag that stays up tells of one end. On the row before the last it speaks of the step to the last.
-            falls = np.flatnonzero(true[:-1] & ~true[1:]) + 1
-            ends = {int(row) for row in falls if row < length - 1}
-            last = bool(true[-2:].any())
-            self.repairs[AFTER_END] += len(ends - cuts)
-        cuts |= ends
-        if cuts and raw.clocks:
-            raise UserError(f"{raw.where}: columns of several clocks cannot be cut by one of them; split the file")
-        starts = sorted(cuts)
-        for start, stop in zip([0, *starts], [*starts, length], strict=True):
-            yield (_cut(raw, start, stop) if cuts else raw), stop in ends or (last and stop == length)
-
     def _labels(self, raw: RawEpisode) -> dict[str, Any]:
         wanted = {**self.mapping.info, **({"split": self.mapping.split} if self.mapping.split else {})}
-        return {key: channels.one_value(raw, name) for key, name in wanted.items()}
+        found = {key: channels.one_value(raw, name) for key, name in wanted.items()}
+        if "split" in found:
+            word = str(found["split"]).strip()
+            if word.lower() not in SPLITS:  # else it would be trained on
+                raise UserError(f"{raw.where}: {wanted['split']} says {word}, expected a split: {', '.join(SPLITS)}")
+            found["split"] = SPLITS[word.lower()]
+        return found
 
     def _physics(self, raw: RawEpisode) -> dict[str, float]:
         found = {}
@@ -156,8 +141,11 @@ class Converter:
                 continue
             spec: Column = as_column(given)
             name = next((name for name in spec.names if name in raw.labels or channels.has(raw, name)), spec.names[0])
-            value = np.array([channels.one_value(raw, name)])
-            found[factor] = float(channels.numbers(value, f"{raw.where}: {name}", spec.values)[0] * spec.factor)
+            value = channels.one_value(raw, name)
+            if isinstance(value, list | tuple | dict | np.ndarray):
+                raise UserError(f"{raw.where}: {name} is {str(value)[:80]}, expected one value for the episode")
+            number = channels.numbers(np.array([value]), f"{raw.where}: {name}", spec.values)[0]
+            found[factor] = float(number * spec.factor)
         return found
 
     def _episode(
@@ -200,16 +188,6 @@ class Converter:
             held = ", ".join(f"{name} {values[row, names.index(name)]:g}" for name in self._reward.channels)
             raise UserError(f"{where}: the reward {self._reward.text!r} is {reward[row]} in step {row} ({held})")
         return reward
-
-
-def _cut(raw: RawEpisode, start: int, stop: int) -> RawEpisode:
-    rows = slice(start, stop)
-    return replace(
-        raw,
-        where=f"{raw.where}: rows {start} to {stop - 1}",
-        columns={name: value[rows] for name, value in raw.columns.items()},
-        time_s=None if raw.time_s is None else raw.time_s[rows],
-    )
 
 
 def mapped_names(names: Sequence[str], asked: Sequence[str]) -> list[str]:

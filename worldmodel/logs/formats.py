@@ -47,7 +47,7 @@ class RawEpisode:
     time_s: np.ndarray | None = None
     """(T,) seconds, as logged: it may be uneven, stand still or go back. None where rows have no clock."""
     clocks: dict[str, np.ndarray] = field(default_factory=dict)
-    """Seconds on the same clock, for the columns that have rows of their own times (several topics, several rates)."""
+    """Seconds on the same clock, ascending, for columns that have rows of their own times (several topics or rates)."""
     terminated: bool | None = None
     """The recording's end was the task's (a fall); None if the format does not say."""
     labels: dict[str, Any] = field(default_factory=dict)
@@ -123,9 +123,12 @@ def files_in(data: Path, pattern: str | None = None) -> list[Path]:
         found += [path for path in paths if path.is_file() and not path.is_symlink()]
         if len(found) > MANY:
             raise UserError(f"{data} holds more than {MANY:,} files; give the folder with the logs alone")
-    if pattern is not None:
-        found = [path for path in found if path.relative_to(data).match(pattern.removeprefix("**/"))]
-    return sorted(found)
+    return sorted(path for path in found if is_named(path, data, pattern))
+
+
+def is_named(path: Path, data: Path, pattern: str | None) -> bool:
+    """Whether the path below `data` ends as the pattern says."""
+    return pattern is None or path == data or path.relative_to(data).match(pattern.removeprefix("**/"))
 
 
 def files_here(folder: Path, pattern: str) -> list[Path]:

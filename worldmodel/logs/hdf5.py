@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 _SUFFIXES = (".hdf5", ".h5", ".hdf")
 
 
-def _files(path: Path) -> list[Path]:
-    return [file for file in files_in(path) if file.suffix.lower() in _SUFFIXES and is_hdf5(file)]
+def _files(path: Path, pattern: str | None = None) -> list[Path]:
+    return [file for file in files_in(path, pattern) if file.suffix.lower() in _SUFFIXES and is_hdf5(file)]
 
 
 def _layout(file: "h5py.File") -> ModuleType | None:
@@ -40,7 +40,9 @@ def _recording(file: "h5py.File", source: str) -> RawEpisode:
 
 
 def read(path: Path, mapping: LogMapping | None) -> Source:
-    files = _files(path)
+    files = _files(path, mapping.files if mapping else None)
+    if not files:
+        raise UserError(f"{path} holds no HDF5 files" + (f" among {mapping.files}" if mapping else ""))
 
     def episodes() -> Iterator[RawEpisode]:
         for file in files:

@@ -12,7 +12,7 @@ from configs import UserError, to_dict
 from worldmodel.checkpoint import write_atomically
 from worldmodel.episode import Episode
 from worldmodel.log_format import SCHEMA, make_schema, read_schema
-from worldmodel.logs.episodes import Converter, mapped_names
+from worldmodel.logs.episodes import EMPTY, Converter, mapped_names
 from worldmodel.logs.formats import Format, detect
 from worldmodel.logs.mapping import ForeignCodeError, LogMapping, PythonReward, find_mapping
 from worldmodel.storage import LogWriter
@@ -141,7 +141,7 @@ def _write(folder: Path, converter: Converter, episodes: Iterable[Episode], data
 
 
 def _why_nothing(converter: Converter) -> str:
-    mended = ", ".join(f"{count:,} {what}" for what, count in converter.repairs.items() if count)
+    mended = ", ".join(f"{count:,} {what}" for what, count in converter.repairs.items() if count and what != EMPTY)
     if not mended:
         return "It holds no rows."
     steps = converter.mapping.gap_steps

@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 
 from configs import UserError
+from worldmodel.logs import drafts
 from worldmodel.logs.formats import Format, RawEpisode, Source
 from worldmodel.logs.guards import check_size, inside, read_json
-from worldmodel.logs.mapping import Channels, Column, LogMapping
+from worldmodel.logs.mapping import SPLITS, Channels, Column, LogMapping
 from worldmodel.logs.parquet_file import batches
 
 INFO = Path("meta/info.json")
 _BOOKKEEPING = ("index", "frame_index", "task_index")
 _PLACE = re.compile(r"\{(chunk_index|file_index)(?::0?(\d)d)?\}")
-_SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}  # their word: ours
 _TASK = "lerobot_task"
 _LATE_S = 1e-4
 """Within which LeRobot holds its own frames to the stated rate."""
@@ -86,8 +86,8 @@ class _Dataset:
         found = []
         for name, episodes in splits.items() if isinstance(splits, dict) else ():
             ends = re.fullmatch(r"(\d{1,9}):(\d{1,9})", str(episodes))
-            if ends and name in _SPLITS:
-                found.append((int(ends[1]), int(ends[2]), _SPLITS[name]))
+            if ends and name.lower() in SPLITS:
+                found.append((int(ends[1]), int(ends[2]), SPLITS[name.lower()]))
         return found if len({name for *_, name in found}) > 1 else []
 
     def file(self, chunk: int, file: int) -> Path:
@@ -121,13 +121,14 @@ def read(path: Path, mapping: LogMapping | None) -> Source:
 
     def episodes() -> Iterator[RawEpisode]:
         for file in files:
-            yield from _file(dataset, file, {one.number: one for one in listed if one.file == file})
+            here = {one.number: one for one in listed if one.file == file}
+            yield from _file(dataset, file, here, drafts.asks_other_rate(mapping, dataset.hz))
 
     return Source([dataset.path, *files], episodes)
 
 
-def _file(dataset: _Dataset, file: Path, listed: dict[int, _Episode]) -> Iterator[RawEpisode]:
-    """The episodes of a file, whose rows come one episode after the other."""
+def _file(dataset: _Dataset, file: Path, listed: dict[int, _Episode], resampled: bool) -> Iterator[RawEpisode]:
+    """The episodes of a file, whose rows come one episode after the other; with stamps if they are to be resampled."""
     waiting = dict(listed)
     parts: list[dict[str, np.ndarray]] = []
     current: int | None = None
@@ -142,7 +143,7 @@ def _file(dataset: _Dataset, file: Path, listed: dict[int, _Episode]) -> Iterato
                 f"{file}: episode {current} has {rows} frames, but meta/episodes says {episode.length}; "
                 "copy the whole folder again"
             )
-        yield _raw(dataset, file, episode, columns)
+        yield _raw(dataset, file, episode, columns, resampled)
 
     for batch in batches(file, dataset.widths):
         numbers = batch["episode_index"]
@@ -167,13 +168,13 @@ def _file(dataset: _Dataset, file: Path, listed: dict[int, _Episode]) -> Iterato
         raise UserError(f"{file} lacks episode {min(waiting)}, which meta/episodes puts there; copy the folder again")
 
 
-def _raw(dataset: _Dataset, file: Path, episode: _Episode, columns: dict[str, np.ndarray]) -> RawEpisode:
-    del columns["episode_index"]
-    stamps = columns.pop("timestamp", None)
-    if stamps is not None:
-        stamps = stamps.astype(np.float64)
-        even = np.abs(stamps - stamps[0] - np.arange(len(stamps)) / dataset.hz) <= _LATE_S
-        stamps = None if even.all() else stamps  # even to a rounding of float32 needs no resampling
+def _raw(
+    dataset: _Dataset, file: Path, episode: _Episode, columns: dict[str, np.ndarray], resampled: bool
+) -> RawEpisode:
+    even = np.arange(len(columns.pop("episode_index"))) / dataset.hz
+    stamps = columns.pop("timestamp", even).astype(np.float64)
+    if (np.abs(stamps - stamps[0] - even) <= _LATE_S).all():  # to a rounding of float32
+        stamps = even if resampled else None
     done, success = columns.get("next.done"), columns.get("next.success")
     splits = [name for start, stop, name in dataset.splits if start <= episode.number < stop]
     labels: dict[str, Any] = {_TASK: "; ".join(episode.tasks)}

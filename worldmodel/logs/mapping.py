@@ -10,6 +10,12 @@ from worldmodel.logs.units import factor
 
 BESIDE = "mapping.yaml"  # the file's name inside a folder of logs
 
+SPLITS = {  # a log's word in lower case: ours
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "eval", "evaluation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+
 
 @dataclass(frozen=True)
 class Column:
@@ -101,7 +107,7 @@ class LogMapping:
     episodes: Slices | None = None
     """For flat arrays of an .npz; without it they are one episode."""
     split: str | None = None
-    """train, val or test for each episode. Without it, worldmodel splits by itself."""
+    """train, val or test (or another word of SPLITS) for each episode. Without it, worldmodel splits by itself."""
     path: str | None = None
     """Regular expression; what its named groups find in a file's path are labels: `design_(?P<design>[A-Z.0-9]+)`."""
     files: str | None = None

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from configs import UserError, suggest
-from worldmodel.logs.formats import Format, RawEpisode, Source, files_here, first_bytes
+from worldmodel.logs.channels import changes
+from worldmodel.logs.formats import Format, RawEpisode, Source, files_here, first_bytes, is_named
 from worldmodel.logs.guards import MOST_BYTES
 from worldmodel.logs.mapping import Column, LogMapping, Slices, as_column
 
@@ -30,7 +31,10 @@ def detects(data: Path) -> bool:
 
 
 def read(data: Path, mapping: LogMapping | None) -> Source:
-    files = files_here(data, "*.npz") if data.is_dir() else [data]
+    files, pattern = files_here(data, "*.npz") if data.is_dir() else [data], mapping.files if mapping else None
+    files = [path for path in files if is_named(path, data, pattern)]
+    if not files:
+        raise UserError(f"{data} holds no .npz files among {pattern}")
 
     def episodes() -> Iterator[RawEpisode]:
         for file in files:
@@ -116,7 +120,8 @@ def _episodes(arrays: Archive, mapping: LogMapping | None) -> Iterator[RawEpisod
             rows[mapping.terminated] = flags
     for i, where in enumerate(slices):
         columns = {name: array[where] for name, array in rows.items()}
-        if mapping.terminated in rows and columns[mapping.terminated][:-2].any():
+        cuts = changes(columns[mapping.episode]) if mapping.episode is not None else []
+        if mapping.terminated in rows and any(one[:-2].any() for one in np.split(columns[mapping.terminated], cuts)):
             raise UserError(f"{arrays.path}: episode {i} goes on after {mapping.terminated}; split it there")
         here = {name: column[i].item() for name, column in labels.items()}
         yield RawEpisode(f"{arrays.path}: episode {i}", arrays.path.name, columns, labels={**once, **here})

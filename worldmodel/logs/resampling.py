@@ -5,7 +5,8 @@
 - The grid starts when every channel has been seen once, and ends with the channel of the observation that ends first.
 - An observation is interpolated linearly between its neighbours in time; angles are unwrapped first.
 - A command holds until the next one, or to the end: a step carries its mean over the step, weighted by time.
-- A reward is the sum over the step's rows.
+- A reward is the sum over the step; a row's is of the time until the next row.
+- Of pictures the nearest is taken, and of those that come later only one within half a step.
 - Where a channel of the observation is missing for longer than `gap_s`, the episode is split.
 """
 
@@ -84,10 +85,13 @@ def interpolate(series: Series, grid_s: np.ndarray) -> np.ndarray:
     return np.stack(columns, axis=1)
 
 
-def latest(series: Series, grid_s: np.ndarray) -> np.ndarray:
-    """The last value at or before each time; before the first, the first. For what is no number that can be between."""
-    at = np.searchsorted(series.time_s, grid_s + 1e-9, side="right") - 1
-    return series.value[np.maximum(at, 0)]
+def nearest(series: Series, grid_s: np.ndarray) -> np.ndarray:
+    """The value nearest in time, for what is no number that can be between. None of more than half a step later: a slow
+    camera does not show what comes. Before the first, the first."""
+    after = np.minimum(np.searchsorted(series.time_s, grid_s), len(series.time_s) - 1)
+    before = np.maximum(after - 1, 0)
+    ahead_s, since_s = series.time_s[after] - grid_s, grid_s - series.time_s[before]
+    return series.value[np.where((ahead_s < since_s) & (ahead_s <= (grid_s[1] - grid_s[0]) / 2), after, before)]
 
 
 def held_mean(series: Series, grid_s: np.ndarray) -> np.ndarray:
@@ -102,7 +106,17 @@ def held_mean(series: Series, grid_s: np.ndarray) -> np.ndarray:
     return np.where(same[:, None], value[at[:-1]], mean)
 
 
-def summed(series: Series, grid_s: np.ndarray) -> np.ndarray:
-    """(len(grid_s) - 1, k): the sum of the rows within each step of the grid."""
-    total = np.concatenate([np.zeros((1, series.value.shape[1])), np.cumsum(series.value, axis=0)])
-    return np.diff(total[np.searchsorted(series.time_s, grid_s - 1e-9, side="left")], axis=0)
+def summed(series: Series, grid_s: np.ndarray, gap_s: float) -> np.ndarray:
+    """(len(grid_s) - 1, k): the sum over each step of the grid, each row spread over its time until the next row: so a
+    stamp that is a little early or late takes little with it. Before a gap, and of the last row, that time is a step:
+    what is paid now and then stays where it was."""
+    time, value = series.time_s, series.value
+    if not len(time):
+        return np.zeros((len(grid_s) - 1, value.shape[1]))
+    step_s = grid_s[1] - grid_s[0]
+    until = np.append(time[1:], time[-1] + step_s)
+    until = np.where(until - time > gap_s, np.minimum(until, time + step_s), until)
+    total = np.concatenate([np.zeros((1, value.shape[1])), np.cumsum(value, axis=0)])
+    edges = np.stack([time, until], axis=1).ravel()
+    ends = np.stack([total[:-1], total[1:]], axis=1).reshape(len(edges), -1)
+    return np.diff(interpolate(Series(edges, ends), grid_s), axis=0)

@@ -13,13 +13,12 @@ from worldmodel.logs.formats import RawEpisode
 from worldmodel.logs.guards import parse_json
 from worldmodel.logs.hdf5_file import Series, datasets, find, group_in, numbered, series, text, texts, where
 from worldmodel.logs.hdf5_file import columns as read_columns
-from worldmodel.logs.mapping import LogMapping
+from worldmodel.logs.mapping import SPLITS, LogMapping
 
 if TYPE_CHECKING:
     import h5py
 
 _NAME = re.compile(r"demo_(\d+)")
-_SPLITS = {"train": "train", "valid": "val", "test": "test"}  # its word: ours
 
 
 def recognises(file: "h5py.File") -> bool:
@@ -29,6 +28,7 @@ def recognises(file: "h5py.File") -> bool:
 
 def episodes(file: "h5py.File", source: str, mapping: LogMapping | None) -> Iterator[RawEpisode]:
     data, splits = _data(file), _splits(file)
+    hz = _control_hz(data)
     for name in numbered(data, _NAME):
         demo = group_in(data, name)
         if demo is None:
@@ -45,12 +45,13 @@ def episodes(file: "h5py.File", source: str, mapping: LogMapping | None) -> Iter
             where=where(demo),
             source=source,
             columns=columns,
+            time_s=_clock_s(columns, hz) if hz is not None and drafts.asks_other_rate(mapping, hz) else None,
             # With done_mode 1 and 2 `dones` also marks where a recording merely stops; success is what earns reward.
             terminated=bool(dones[-1:].any() and columns.get("rewards", np.zeros(1))[-1] > 0),
             labels={"split": splits[name]} if splits else {},
             repairs=repairs,
         )
-        yield drafts.note_rate(raw, mapping) if _control_hz(data) is None else raw
+        yield drafts.note_rate(raw, mapping) if hz is None else raw
 
 
 def draft(file: "h5py.File", task: str) -> LogMapping:
@@ -106,9 +107,13 @@ def _control_hz(data: "h5py.Group") -> float | None:
     return float(rate) if isinstance(rate, int | float) and 0 < rate < 1e6 else None
 
 
+def _clock_s(columns: dict[str, np.ndarray], hz: float) -> np.ndarray:
+    return np.arange(max(len(value) for value in columns.values())) / hz
+
+
 def _splits(file: "h5py.File") -> dict[str, str]:
     """train, val or test for each demo, from the masks; {} unless they cover all."""
     mask = group_in(file, "mask")
     lists = datasets(mask) if mask is not None else {}
-    splits = {name: ours for theirs, ours in _SPLITS.items() if theirs in lists for name in texts(lists[theirs])}
+    splits = {name: ours for theirs, ours in SPLITS.items() if theirs in lists for name in texts(lists[theirs])}
     return splits if all(name in splits for name in numbered(_data(file), _NAME)) else {}

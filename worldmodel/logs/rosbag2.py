@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from configs import UserError, parse_yaml, to_dict
 from worldmodel.logs import mcap
-from worldmodel.logs.formats import Format, RawEpisode, Source, files_in, first_bytes, need, relative
+from worldmodel.logs.formats import Format, RawEpisode, Source, files_in, first_bytes, is_named, need, relative
 from worldmodel.logs.guards import MOST_TEXT, check_size, inside
 from worldmodel.logs.mapping import LogMapping
 from worldmodel.logs.ros_messages import Decoder, UndecodableError, decoder
@@ -35,7 +35,9 @@ def read(path: Path, mapping: LogMapping | None) -> Source:
     def wanted(topic: str) -> bool:
         return text is None or f"{topic}." in text
 
-    recordings = {place: _storage(place) for place in _recordings(path)}
+    recordings = {place: _storage(place) for place in _recordings(path, mapping.files if mapping else None)}
+    if not recordings:
+        raise UserError(f"{path} holds no recordings" + (f" among {mapping.files}" if mapping else ""))
 
     def episodes() -> Iterator[RawEpisode]:
         for place, (files, packed) in recordings.items():
@@ -51,12 +53,13 @@ def read(path: Path, mapping: LogMapping | None) -> Source:
     return Source([*metadata, *(file for files, _ in recordings.values() for file in files)], episodes)
 
 
-def _recordings(path: Path) -> list[Path]:
-    """Folders with rosbag2's metadata, and storage files that are in none of them."""
+def _recordings(path: Path, pattern: str | None = None) -> list[Path]:
+    """Folders with rosbag2's metadata, and storage files that are in none of them. `pattern`: of it or a file in it."""
     files = files_in(path)
     folders = [file.parent for file in files if file.name == METADATA and _MARK in first_bytes(file)]
     alone = [file for file in files if file.parent not in folders and _is_storage(file)]
-    return sorted([*folders, *alone])
+    named = {place for file in files if is_named(file, path, pattern) for place in (file, file.parent)}
+    return sorted(place for place in [*folders, *alone] if place in named or is_named(place, path, pattern))
 
 
 def _is_storage(file: Path) -> bool:

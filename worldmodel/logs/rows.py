@@ -142,7 +142,7 @@ def _resampled(clocks: _Clocks, wanted: Wanted, step_s: float, gap_s: float, rep
     repairs.update(counted)
     if len(seen[0].time_s) > 1 and np.median(np.diff(seen[0].time_s)) > SLOW * step_s:
         repairs[BETWEEN] += 1
-    if not all(len(one.time_s) for one in [*seen, *sent]):
+    if not all(len(one.time_s) for one in [*seen, *sent, *([pictures] if pictures else [])]):
         repairs[resampling.SHORT] += 1
         return
     found = resampling.pieces(seen, max(one.time_s[0] for one in sent), step_s, gap_s)
@@ -162,8 +162,8 @@ def _resampled(clocks: _Clocks, wanted: Wanted, step_s: float, gap_s: float, rep
         yield Rows(
             _joined([_on_grid(series, one, grid_s) for series, one in zip(seen, wanted.observation, strict=True)]),
             _joined([resampling.held_mean(series, grid_s) for series in sent]),
-            None if earned is None else resampling.summed(earned, grid_s)[:, 0],
-            None if pictures is None else resampling.latest(pictures, grid_s),
+            None if earned is None else resampling.summed(earned, grid_s, gap_s)[:, 0],
+            None if pictures is None else resampling.nearest(pictures, grid_s),
             k == len(found) - 1,
         )
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from damage import check_survives
 
 from configs import UserError
 from worldmodel.logs.hdf5 import FORMAT
-from worldmodel.logs.importing import as_log_folder
+from worldmodel.logs.importing import as_log_folder, import_logs
 from worldmodel.storage import LogReader
 
 h5py = pytest.importorskip("h5py", reason="h5py is not installed (the extra hdf5)")
@@ -169,6 +170,14 @@ def test_robomimic(tmp_path):
     assert drafted(write_robomimic(tmp_path / "other.hdf5", masks=False)).split is None
 
 
+def test_robomimic_at_another_rate_is_resampled(tmp_path):
+    path = write_robomimic(tmp_path / "low_dim.hdf5", 2)
+    logs = LogReader(import_logs(FORMAT, path, tmp_path / "logs", replace(drafted(path), control_hz=10)))
+    assert [logs.episode(i).length for i in range(2)] == [3, 3]  # 7 steps of 0.05 s
+    np.testing.assert_allclose(logs.episode(0).observation["vector"][:, 0], [0, 6, 12, 18])
+    np.testing.assert_allclose(logs.episode(0).action[:, 0], [-2, -10, -18])
+
+
 def test_d4rl_is_cut_where_an_episode_ends(tmp_path):
     path = write_d4rl(tmp_path / "walker.hdf5")
     episodes = read(path)
@@ -200,6 +209,37 @@ def test_another_layout_is_one_recording_that_needs_a_mapping(tmp_path):
     (episode,) = read(tmp_path)
     assert set(episode.columns) == {"observations/qpos", "action"}
     assert FORMAT.draft(tmp_path) is None
+
+
+def test_a_processed_copy_beside_the_logs_is_not_read(tmp_path):
+    for name in ("run.hdf5", "run_smoothed.hdf5"):
+        write_d4rl(tmp_path / name)
+    mapping = replace(drafted(tmp_path), files="run.hdf5")
+    assert {raw.source for raw in FORMAT.read(tmp_path, mapping).episodes()} == {"run.hdf5"}
+    with pytest.raises(UserError, match=r"holds no HDF5 files among \*\.h5"):
+        FORMAT.read(tmp_path, replace(mapping, files="*.h5"))
+
+
+def test_a_recording_without_rows_is_left_out(tmp_path):
+    plain = {
+        "task": "cart",
+        "control_hz": 10,
+        "observation": {"columns": {"x": "x"}},
+        "action": {"columns": {"u": "u"}},
+    }
+    for name, rows in (("a.h5", 5), ("b.h5", 0)):
+        with h5py.File(tmp_path / name, "w") as file:
+            file["x"], file["u"] = numbers(rows, 2), numbers(rows)
+    (tmp_path / "mapping.yaml").write_text(yaml.safe_dump(plain))
+    logs = LogReader(as_log_folder(tmp_path, tmp_path / "logs"))
+    assert [one["info"]["source"] for one in logs.episodes] == ["a.h5"]
+    assert logs.schema["source"]["repairs"] == {"recordings left out that have no rows": 1}
+    with h5py.File(tmp_path / "c.h5", "w") as file:
+        file["x"], file["u"] = numbers(5, 0), numbers(5)
+    with pytest.raises(UserError, match=r"c.h5: x has shape \(5, 0\), expected"):
+        as_log_folder(tmp_path / "c.h5", tmp_path / "none")
+    with pytest.raises(UserError, match="b.h5 gives no episode. It holds no rows"):
+        as_log_folder(tmp_path / "b.h5", tmp_path / "none")
 
 
 def fails(path: Path, *words: str) -> None:

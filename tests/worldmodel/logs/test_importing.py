@@ -3,6 +3,7 @@
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from raw_logs import CART, cart, imported, write_csv
 
 from configs import UserError, from_dict
 from worldmodel.logs import resampling
-from worldmodel.logs.episodes import AFTER_END
+from worldmodel.logs.cutting import AFTER_END, FALLEN
+from worldmodel.logs.episodes import Converter
 from worldmodel.logs.formats import RawEpisode
 from worldmodel.logs.importing import repairs_of
 from worldmodel.logs.mapping import LogMapping
@@ -62,6 +64,18 @@ def test_dates_are_clocks_too(tmp_path):
 def test_units_in_brackets_and_stray_spaces_need_not_be_repeated(tmp_path):
     logged = {f" {name} [SI]": values for name, values in cart().items()}
     assert of_csv(tmp_path, logged).episodes[0]["length"] == 20
+
+
+def test_a_name_that_fits_two_units_is_refused(tmp_path):
+    logged = {"x [rad]": cart()["x"], "x [deg]": cart()["x"], **cart()}
+    assert of_csv(tmp_path, logged).episodes[0]["length"] == 20  # x itself is there
+    del logged["x"]
+    for at, spec in (("a", "x"), ("b", "x[0]"), ("c", ["x", "v"])):
+        with pytest.raises(UserError, match=r'log.csv: "x" may be x \[rad\] or x \[deg\]; give the whole name'):
+            of_csv(tmp_path / at, logged, observation={"columns": {"x_m": {"column": spec}}})
+    with pytest.raises(UserError, match=r'"x" may be'):
+        of_csv(tmp_path / "d", logged, observation={"columns": {"v_m_s": "v"}}, reward="x")
+    assert of_csv(tmp_path / "e", logged, observation={"columns": {"x_m": "x [rad]"}}).episodes[0]["length"] == 20
 
 
 @pytest.mark.parametrize("form", ["wrapped", "unwrapped", "sin_cos"])
@@ -130,6 +144,26 @@ def test_columns_with_clocks_of_their_own(tmp_path):
     assert repairs[resampling.HELD] == 29 - (10 + mapping.gap_steps)
 
 
+@pytest.mark.parametrize("hz", [50, 10])
+def test_recordings_of_several_clocks_are_cut_by_one_of_them(hz):
+    """Two runs of 2 s; the robot lies fallen from 1.2 s to the end of the first, and from 3.5 s on."""
+    seen_s, told_s = np.arange(200) / 50, np.arange(4 * hz) / hz
+    falls = [1.2 <= second < 2 or second >= 3.5 for second in told_s.round(6)]
+    columns = {"x": np.arange(200.0), "force": np.zeros(40), "fell": np.array(falls, float), "run": told_s // 2}
+    clocks = {"x": seen_s, "force": np.arange(40) / 10, "fell": told_s, "run": told_s}
+    raw = RawEpisode("here", "here", columns, clocks=clocks)
+    converter = Converter(from_dict(LogMapping, {**PLAIN, "terminated": "fell", "episode": "run"}, "test"))
+    first, second = converter.convert(raw)
+    more = 0 if hz == 50 else 1  # steps: a row of the flag after that in which it rose
+    assert (first.length, second.length, first.terminated, second.terminated) == (12 + more, 15 + more, True, True)
+    np.testing.assert_allclose(second.observation["vector"][:2, 0], [100, 105])
+    assert converter.repairs[FALLEN] == sum(falls) - 4
+    with pytest.raises(UserError, match="here: run and fell have clocks of their own; it is cut by one"):
+        list(converter.convert(replace(raw, clocks={**clocks, "run": told_s + 0.01})))
+    with pytest.raises(UserError, match="here: force has no clock and cannot be cut by that of run; split the file"):
+        list(converter.convert(replace(raw, clocks={"x": seen_s, "fell": told_s, "run": told_s})))
+
+
 def test_commands_that_come_too_late_make_no_episode(tmp_path):
     clocks = {"x": 0.1 * np.arange(11), "force": 5 + 0.1 * np.arange(11)}
     raw = RawEpisode("here", "here", {"x": np.arange(11.0), "force": np.arange(11.0)}, clocks=clocks)
@@ -179,6 +213,13 @@ def test_episodes_by_a_column_with_their_factors_and_labels(tmp_path):
         imported(tmp_path / "log.csv", tmp_path / "other", episode="run", physics={"floor_friction": values})
 
 
+def test_a_label_that_is_no_single_value_is_no_physics():
+    raw = RawEpisode("here", "here", {"x": np.arange(5.0), "force": np.zeros(5)}, labels={"floors": [0.1, 0.8]})
+    converter = Converter(from_dict(LogMapping, {**PLAIN, "physics": {"floor_friction": "floors"}}, "test"))
+    with pytest.raises(UserError, match=r"here: floors is \[0.1, 0.8\], expected one value for the episode"):
+        list(converter.convert(raw))
+
+
 def test_labels_from_the_path_and_files_by_pattern(tmp_path):
     for name in ("ice/a.csv", "grass/b.csv", "summary.csv"):
         write_csv(tmp_path / "raw" / name, cart())
@@ -192,13 +233,51 @@ def test_labels_from_the_path_and_files_by_pattern(tmp_path):
         imported(tmp_path / "raw", tmp_path / "other", path="(")
 
 
-def test_a_flag_ends_an_episode_for_good(tmp_path):
-    """Two falls, on rows 9 and 29 of 30; the flag of the first stays up for three rows."""
-    logged = cart(30)
-    logged["fell"] = np.isin(np.arange(30), (7, 8, 9, 29)).astype(int)
-    reader = of_csv(tmp_path, logged, terminated="fell")
-    assert [(record["length"], record["terminated"]) for record in reader.episodes] == [(9, True), (19, True)]
-    assert reader.schema["source"]["repairs"] == {AFTER_END: 1}
+def test_words_for_a_split_are_known_or_refused(tmp_path):
+    words = {"train": "train", "Training": "train", "validation": "val", "valid ": "val", "eval": "val", "Test": "test"}
+    logged = cart(60, part=np.repeat(list(words), 10))
+    reader = of_csv(tmp_path, logged, episode="part", split="part", info={"own": "part"})
+    assert [record["info"]["split"] for record in reader.episodes] == list(words.values())
+    assert reader.episodes[1]["info"]["own"] == "Training"
+    logged = cart(20, part=np.repeat(["fold_3", "test"], 10))
+    for given in ({"split": "part"}, {"info": {"split": "part"}}):
+        with pytest.raises(UserError, match="0 to 9: part says fold_3, expected a split: train, .*, val, .*, test"):
+            of_csv(tmp_path / "odd", logged, episode="part", **given)
+
+
+UP = {  # rows of 30 in which the flag is up: episodes as (first row, steps, terminated), and rows left out
+    "down again": ((7, 29), [(0, 7, True), (8, 21, True)], 0),
+    "for three rows": ((7, 8, 9, 29), [(0, 8, True), (10, 19, True)], 1),
+    "until the end": (range(7, 30), [(0, 8, True)], 21),
+    "but for one row": (range(7, 29), [(0, 8, True)], 21),
+    "on the row before the last": ((28,), [(0, 29, True)], 0),
+    "from the beginning": (range(4), [(4, 25, False)], 4),
+    "all along": (range(30), [(0, 29, True)], 0),  # a label of the recording
+}
+
+
+@pytest.mark.parametrize("clock", [True, False])
+@pytest.mark.parametrize("kind", UP)
+def test_a_flag_ends_an_episode_for_good(tmp_path, kind, clock):
+    """Where it rises; what lies in the row after is kept if it is still up there, and no row of those that follow."""
+    up, expected, left_out = UP[kind]
+    logged = cart(30, row=np.arange(30.0), fell=np.isin(np.arange(30), up).astype(int))
+    seen = {"columns": {"row": "row"}}
+    reader = of_csv(tmp_path, logged, terminated="fell", observation=seen, time="time" if clock else None)
+    episodes = [reader.episode(i) for i in range(len(reader))]
+    assert [(one.observation["vector"][0, 0], one.length, one.terminated) for one in episodes] == expected
+    splits = {AFTER_END: len(expected) - 1} if len(expected) > 1 else {}
+    assert reader.schema["source"]["repairs"] == {**splits, **({FALLEN: left_out} if left_out else {})}
+
+
+def test_a_flag_within_an_episode_that_a_column_cuts(tmp_path):
+    """Three runs of ten rows: one falls in its last row but one, one stays fallen, one is whole."""
+    fell = np.isin(np.arange(30), [8, *range(13, 20)]).astype(int)
+    logged = cart(30, run=np.repeat([1, 2, 3], 10), fell=fell)
+    for folder, time in (("clock", "time"), ("rows", None)):
+        reader = of_csv(tmp_path / folder, logged, terminated="fell", episode="run", time=time)
+        assert [(one["length"], one["terminated"]) for one in reader.episodes] == [(9, True), (4, True), (9, False)]
+        assert reader.schema["source"]["repairs"] == {FALLEN: 5}
 
 
 def test_a_reward_as_a_column_or_as_an_expression(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import os
 import struct
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from damage import check_survives
 from raw_logs import read_raw, refused
 
 from configs import UserError
-from worldmodel.logs.importing import as_log_folder
+from worldmodel.logs.importing import as_log_folder, import_logs
 from worldmodel.logs.lerobot import FORMAT
 from worldmodel.logs.parquet_footer import column_chunks
 from worldmodel.storage import LogReader
@@ -128,7 +129,7 @@ def test_episodes_of_several_in_a_file(tmp_path, fixed):
 
 
 def test_the_draft_has_the_datasets_own_names_and_rate(tmp_path):
-    mapping = FORMAT.draft(write(tmp_path, splits={"train": "0:2", "test": "2:3"}))
+    mapping = FORMAT.draft(write(tmp_path, splits={"train": "0:2", "Testing": "2:3"}))
     assert mapping is not None
     assert (mapping.task, mapping.control_hz, mapping.reward) == ("so101: Lift the cube.", HZ, "next.reward")
     assert mapping.observation.columns == {
@@ -151,6 +152,18 @@ def test_names_that_do_not_fit_are_not_used(tmp_path):
 def test_frames_off_the_stated_rate_keep_their_stamps(tmp_path):
     (first, *_) = read(write(tmp_path, fps=20))
     np.testing.assert_allclose(first.time_s, np.arange(5) / HZ, atol=1e-6)
+
+
+def test_another_rate_resamples_what_is_even_at_its_own(tmp_path):
+    folder = write(tmp_path / "set")
+    mapping = FORMAT.draft(folder)
+    assert mapping is not None
+    logs = LogReader(import_logs(FORMAT, folder, tmp_path / "logs", replace(mapping, control_hz=5)))
+    assert [logs.episode(i).length for i in range(2)] == [2, 1]  # of 5 and 3 frames: 0.4 and 0.2 s
+    np.testing.assert_allclose(logs.episode(0).observation["vector"][:, 0], [0, 20, 40])
+    np.testing.assert_allclose(logs.episode(0).reward, [0 + 1, 2 + 3])
+    kept = replace(mapping, control_hz=None, dt_s=1 / HZ)
+    assert all(episode.time_s is None for episode in FORMAT.read(folder, kept).episodes())
 
 
 def test_an_older_dataset_is_told_how_to_become_v3(tmp_path):

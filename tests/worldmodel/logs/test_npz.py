@@ -119,6 +119,16 @@ def test_falls_by_episode_or_by_sample(tmp_path):
         read(tmp_path / "c", {**arrays(), "fell": flags}, terminated="fell")
 
 
+def test_a_column_of_episodes_cuts_at_the_end_of_the_task(tmp_path):
+    content = flat()
+    content |= {"episode": np.repeat([0, 1, 2], (5, 2, 4)), "fell": np.isin(np.arange(11), (4, 10))}
+    reader = read(tmp_path, content, episode="episode", terminated="fell")
+    assert [(one["length"], one["terminated"]) for one in reader.episodes] == [(4, True), (1, False), (3, True)]
+    content["fell"][1] = True
+    with pytest.raises(UserError, match="episode 0 goes on after fell"):
+        read(tmp_path / "a", content, episode="episode", terminated="fell")
+
+
 @pytest.fixture(autouse=True)
 def _folders(tmp_path):
     for name in "abc":
@@ -194,6 +204,13 @@ def test_a_wrong_mapping_is_one_line_that_names_the_key(tmp_path, changes, words
     assert not (tmp_path / "logs").exists()
 
 
+def test_a_slice_without_rows_is_left_out(tmp_path):
+    content = {**flat(), "length": np.array([5, 0, 4])}
+    reader = read(tmp_path, content, episodes={"start": "start", "length": "length"})
+    assert [record["length"] for record in reader.episodes] == [4, 3]
+    assert reader.schema["source"]["repairs"] == {"recordings left out that have no rows": 1}
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -259,6 +276,19 @@ def test_a_folder_of_archives_under_one_mapping(tmp_path):
     reader = LogReader(as_log_folder(tmp_path / "raw", tmp_path / "logs"))
     files = [(record["info"]["source"], record["info"]["source_episode"]) for record in reader.episodes]
     assert files == [(f"{name}.npz", i) for name in ("log", "other") for i in range(EPISODES)]
+
+
+def test_a_processed_copy_beside_the_logs_is_not_read(tmp_path):
+    for name in ("run_1", "run_2", "run_1_smoothed"):
+        save(tmp_path / "raw", arrays(), name=name)
+    for pattern, found in (("run_?.npz", {"run_1.npz", "run_2.npz"}), ("raw_*.npz", None)):
+        (tmp_path / "raw" / "mapping.yaml").write_text(yaml.safe_dump({**MAPPING, "files": pattern}))
+        if found is None:
+            with pytest.raises(UserError, match=r"raw holds no \.npz files among raw_\*\.npz"):
+                as_log_folder(tmp_path / "raw", tmp_path / "none")
+        else:
+            reader = LogReader(as_log_folder(tmp_path / "raw", tmp_path / "logs"))
+            assert {record["info"]["source"] for record in reader.episodes} == found
 
 
 def test_mappings_are_found_beside_by_name_and_by_file(tmp_path):

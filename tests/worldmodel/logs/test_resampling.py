@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worldmodel.logs import resampling
-from worldmodel.logs.resampling import Series, age, clean, held_mean, interpolate, pieces, runs, summed
+from worldmodel.logs.resampling import Series, age, clean, held_mean, interpolate, nearest, pieces, runs, summed
 
 
 def series(time, *columns) -> Series:
@@ -25,8 +25,46 @@ def test_a_command_is_held_and_weighted_by_time():
 def test_an_observation_is_interpolated_and_a_reward_summed():
     seen = series([0.0, 0.1, 0.4], [0.0, 1.0, 4.0])
     np.testing.assert_allclose(interpolate(seen, np.array([0.05, 0.25]))[:, 0], [0.5, 2.5])
-    reward = series([0.0, 0.1, 0.4, 0.5], [1.0, 2.0, 4.0, 8.0])
-    np.testing.assert_allclose(summed(reward, np.array([0.0, 0.25, 0.5]))[:, 0], [3.0, 4.0])
+    reward = series([0.0, 0.1, 0.4, 0.5], [1.0, 2.0, 4.0, 8.0])  # half of the 2 lies in either step
+    np.testing.assert_allclose(summed(reward, np.array([0.0, 0.25, 0.5]), 1.0)[:, 0], [1.0 + 1.0, 1.0 + 4.0])
+
+
+CLOCKS = {  # as they are logged, and the rate that they are of
+    "exact": (0.1 * np.arange(400), 10),
+    "seconds since 1970": (1_700_000_000 + 0.02 * np.arange(400) - 1_700_000_000, 50),
+    "microseconds": (np.round(np.arange(400) / 60, 6), 60),
+    "jitter": (0.02 * np.arange(400) + np.random.default_rng(0).uniform(-5e-4, 5e-4, 400), 50),
+}
+
+
+@pytest.mark.parametrize("kind", CLOCKS)
+def test_a_rounded_clock_puts_nothing_into_the_step_beside(kind):
+    """A grid point and the stamp of its row are never quite the same."""
+    time, hz = CLOCKS[kind]
+    grid = time[0] + np.arange(399) / hz
+    np.testing.assert_allclose(summed(series(time, np.ones(400)), grid, 1.0)[:, 0], 1.0, atol=0.11)
+    assert nearest(series(time, np.arange(400)), grid)[:, 0].tolist() == list(range(399))
+
+
+def test_what_is_paid_now_and_then_stays_where_it_was():
+    """Rows far apart, and the last of all, are of a step; the 3 is of the 0.3 s until the next row."""
+    reward = series([0.0, 10.0, 10.3, 20.05], [5.0, 3.0, 7.0, 9.0])
+    paid = summed(reward, 0.1 * np.arange(300), 0.5)[:, 0]
+    assert {i: round(one, 6) for i, one in enumerate(paid) if one > 1e-6} == {
+        **{0: 5.0, 100: 1.0, 101: 1.0, 102: 1.0, 103: 7.0},
+        **{200: 4.5, 201: 4.5},
+    }
+    assert not summed(series([], []), 0.1 * np.arange(3), 0.5).any()
+
+
+def test_of_pictures_the_nearest_that_does_not_show_what_comes():
+    grid = np.array([0.0, 0.1, 0.2, 0.3])
+    fast, slow = np.array([0.0, 0.07, 0.09, 0.13, 0.26]), np.array([0.0, 0.24, 0.36])
+    # At 0.2 s that of 0.26 s would be nearer, but is more than half a step later.
+    assert nearest(series(fast, np.arange(5)), grid)[:, 0].tolist() == [0, 2, 3, 4]
+    assert nearest(series(slow, np.arange(3)), grid)[:, 0].tolist() == [0, 0, 1, 1]
+    assert nearest(series([0.15], [7]), grid)[:, 0].tolist() == [7] * 4
+    assert nearest(series(slow + 0.3, np.arange(3)), grid)[:, 0].tolist() == [0, 0, 0, 0]
 
 
 clocks = st.lists(st.floats(0.001, 0.5), min_size=2, max_size=40).map(lambda steps: np.cumsum(steps))
@@ -55,7 +93,8 @@ def test_what_changes_evenly_is_found_between_the_rows(time, slope, offset):
 def test_every_reward_inside_the_grid_is_counted_once(time, data):
     reward = np.array(data.draw(st.lists(values, min_size=len(time), max_size=len(time))))
     grid = np.linspace(time[0], time[-1], 9)
-    assert summed(series(time, reward), grid).sum() == pytest.approx(reward[time < time[-1] - 1e-9].sum(), abs=1e-6)
+    paid = summed(series(time, reward), grid, data.draw(st.floats(0.01, 1)))
+    assert paid.sum() == pytest.approx(reward[time < time[-1] - 1e-9].sum(), abs=1e-6)
 
 
 def test_repairs_of_a_clock_are_counted():

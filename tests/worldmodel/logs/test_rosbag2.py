@@ -6,6 +6,7 @@ import json
 import sqlite3
 import struct
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,30 @@ def test_a_folder_holds_a_recording_a_file_or_folder(tmp_path):
     write_bag(tmp_path / "runs" / "b")
     write_mcap(tmp_path / "runs" / "a.mcap")
     assert [raw.source for raw in read(tmp_path / "runs")] == ["a.mcap", "b"]
+
+
+@pytest.mark.parametrize(
+    "pattern, found",
+    [
+        ("drive", {"drive"}),  # a recording's folder
+        ("drive/*", {"drive"}),  # or a file of it
+        ("drive.mcap", {"drive", "more/drive.mcap"}),
+        ("*.mcap", {"drive", "drive_slow", "more/drive.mcap"}),
+    ],
+)
+def test_which_recordings_by_pattern(tmp_path, pattern, found):
+    from worldmodel.logs.mapping import Channels, LogMapping
+
+    (tmp_path / "more").mkdir()
+    for name in ("drive", "drive_slow"):
+        write_bag(tmp_path / name)
+    write_mcap(tmp_path / "more" / "drive.mcap")
+    both = Channels(columns={"x": "/cmd_vel.linear.x", "y": "pose.x"})
+    mapping = LogMapping("cart", both, both, files=pattern)
+    assert {raw.source for raw in FORMAT.read(tmp_path, mapping).episodes()} == found
+    assert len(list(FORMAT.read(tmp_path / "drive", replace(mapping, files="none")).episodes())) == 1  # named itself
+    with pytest.raises(UserError, match="holds no recordings among none"):
+        FORMAT.read(tmp_path, replace(mapping, files="none"))
 
 
 @pytest.mark.parametrize("little_endian", [True, False])
