@@ -39,7 +39,8 @@ def _recordings(reader: LogReader) -> list[int]:
     """The number of each episode's recording; of the episode itself, where all are of one."""
     infos = [episode["info"] for episode in reader.episodes]
     whole = [
-        (info["source"], info["source_episode"], info["part"]) if "part" in info else i for i, info in enumerate(infos)
+        (info["source"], info["source_episode"], info["source_part"]) if "source_part" in info else i
+        for i, info in enumerate(infos)
     ]
     numbers = {name: number for number, name in enumerate(dict.fromkeys(whole))}
     return [numbers[name] for name in whole] if len(numbers) > 1 else list(range(len(infos)))

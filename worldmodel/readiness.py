@@ -217,7 +217,7 @@ def _physics(report: Readiness, physics: Sequence[Mapping[str, float]], images: 
 
 def _labels(report: Readiness, reader: LogReader) -> None:
     """Labels of few values, by how many episodes have each."""
-    ours = {"task", "source", "source_episode", "policy", "reward", "split", "seed"}
+    ours = {"task", "source", "source_episode", "source_part", "policy", "reward", "split", "seed"}
     keys = dict.fromkeys(key for record in reader.episodes for key in record["info"] if key not in ours)
     for key in keys:
         values = [record["info"].get(key) for record in reader.episodes]

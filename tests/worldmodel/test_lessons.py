@@ -25,7 +25,7 @@ def test_pieces_of_one_recording_go_together(tmp_path):
     def in_pieces(folder: Path, recordings: int) -> LogReader:
         episodes = named_after_origin([3] * 2 * recordings, [False] * 2 * recordings)
         for i, episode in enumerate(episodes):
-            episode.info = {"source": f"{i // 2}.csv", "source_episode": 0, "part": 0}
+            episode.info = {"source": f"{i // 2}.csv", "source_episode": 0, "source_part": 0}
         return write_log(folder, episodes)
 
     train, held_out = split_episodes(in_pieces(tmp_path / "ten", 10))

@@ -54,11 +54,11 @@ class Converter:
             found = {key: text for key, text in match.groupdict().items() if text is not None}
             raw = replace(raw, labels={**found, **raw.labels})
         self._settle_rate(raw)
-        for part, terminated in parts(raw, self.mapping, self.repairs):
+        for at, (part, terminated) in enumerate(parts(raw, self.mapping, self.repairs)):
             wanted = Wanted.of(part, self.mapping)
             self._settle_names(part, wanted)
             info = {"task": self.mapping.task, "source": raw.source, "source_episode": number, "policy": "log"}
-            info |= self._labels(part)
+            info |= {"source_part": at, **self._labels(part)}  # pieces of a part are held out together (lessons.py)
             if self.mapping.reward is None:
                 info["reward"] = "none"
             physics = self._physics(part)

@@ -37,6 +37,7 @@ def test_rows_on_the_grid_stay_what_they_are(tmp_path):
         "task": "cart",
         "source": "log.csv",
         "source_episode": 0,
+        "source_part": 0,
         "policy": "log",
         "reward": "none",
     }
@@ -105,6 +106,7 @@ def test_gaps_restarts_and_repeated_stamps_are_mended_and_counted(tmp_path):
     logged["time"][5] = logged["time"][4]
     reader = of_csv(tmp_path, logged)
     assert [record["length"] for record in reader.episodes] == [19, 19, 19]
+    assert {record["info"]["source_part"] for record in reader.episodes} == {0}  # so that they are held out together
     assert reader.schema["source"]["repairs"] == {
         resampling.GAP: 1,
         resampling.RESTART: 1,
