@@ -20,7 +20,7 @@ RESTART = "recordings split where the clock starts again"
 GAP, MISSING = "gaps at which an episode is split", "missing values filled from their neighbours in time"
 HELD = "steps whose command is older than a gap, and is taken to have held"
 SHORT = "pieces between gaps left out, too short for a step"
-EDGE = 1e-6  # of a step: a grid point so near to the last sample is within
+EDGE = 0.05  # of a step: a grid point so near to the last sample is within, whose stamp may be rounded or jitter
 
 
 @dataclass

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worldmodel.logs import resampling
-from worldmodel.logs.resampling import Series, age, clean, held_mean, interpolate, nearest, pieces, runs, summed
+from worldmodel.logs.resampling import EDGE, Series, age, clean, held_mean, interpolate, nearest, pieces, runs, summed
 
 
 def series(time, *columns) -> Series:
@@ -41,6 +41,7 @@ CLOCKS = {  # as they are logged, and the rate that they are of
 def test_a_rounded_clock_puts_nothing_into_the_step_beside(kind):
     """A grid point and the stamp of its row are never quite the same."""
     time, hz = CLOCKS[kind]
+    assert pieces([series(time, np.ones(400))], 0.0, 1 / hz, 1.0) == [(time[0], 400)]  # and the last step is there
     grid = time[0] + np.arange(399) / hz
     np.testing.assert_allclose(summed(series(time, np.ones(400)), grid, 1.0)[:, 0], 1.0, atol=0.11)
     assert nearest(series(time, np.arange(400)), grid)[:, 0].tolist() == list(range(399))
@@ -132,9 +133,10 @@ def test_a_piece_is_never_far_from_what_was_seen(times, step, gap):
     for start, count in pieces(seen, 0.0, step, gap):
         grid = start + step * np.arange(count)
         for one in seen:
-            at = np.searchsorted(one.time_s, grid - 1e-5 * step)
-            assert grid[0] >= one.time_s[0] and grid[-1] <= one.time_s[-1] + 1e-5 * step
-            inner = (at > 0) & (at < len(one.time_s)) & (grid < one.time_s[np.minimum(at, len(one.time_s) - 1)] - 1e-5)
+            near = 1.01 * EDGE * step
+            at = np.searchsorted(one.time_s, grid - near)
+            assert grid[0] >= one.time_s[0] and grid[-1] <= one.time_s[-1] + near
+            inner = (at > 0) & (at < len(one.time_s)) & (grid < one.time_s[np.minimum(at, len(one.time_s) - 1)] - near)
             assert (one.time_s[at[inner]] - one.time_s[at[inner] - 1] <= gap + 1e-9).all()
 
 
