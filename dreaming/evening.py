@@ -25,12 +25,11 @@ def record_logs(night: Night, phase: Phase) -> None:
     config, run = night.config, night.run
     if run.has_logs(config) and _brought(night):
         return
-    try:
-        with LogWriter(run.episodes, registry.schema(config.task)) as writer:
+    with LogWriter(run.episodes, registry.schema(config.task)) as writer:
+        try:
             _record_on(night, phase, writer)
-    finally:  # from the logs, whatever was killed when
-        if run.has_logs(config):
-            episodes = night.reader().episodes
+        finally:  # from the logs, whatever was killed when
+            episodes = night.reader().episodes if len(writer) else []
             steps = sum(episode["length"] for episode in episodes if WAKE not in episode["info"])
             night.state.simulator_steps["logs"] = steps
 
