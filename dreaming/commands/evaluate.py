@@ -2,6 +2,7 @@
 
 import time
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -100,16 +101,17 @@ def _print(results: list[CellResult], run: RunFolder | None, task: str) -> None:
     ranges, nominal = {}, registry.nominal(task)
     if run is not None and run.has_logs(run.config()):
         ranges = log_ranges(LogReader(run.logs(run.config())), task)
-    table = Table(title=f"{task}: how often it fails, with 95% intervals", title_justify="left")
+    title = f"{task}: how often it fails, {results[0].episodes} episodes a world, with 95% intervals"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for name in ("scenario", "world", "logged"):
-        table.add_column(name, no_wrap=True)
-    for name in ("fails", "95%", "lost", "return", "episodes"):
-        table.add_column(name, justify="right")
+        table.add_column(name, no_wrap=name != "world")
+    for name in ("fails", "95%", "lost", "return"):
+        table.add_column(name, justify="right", no_wrap=True)
     for r in results:
         low, high = r.failure_interval
         known = "?" if not ranges else "yes" if within(r.world(nominal), ranges, nominal) else "no"
         table.add_row(
             r.scenario, r.label, known, f"{r.failure_rate:.0%}", f"{low * 100:.0f}–{high:.0%}", f"{r.lost_rate:.0%}",
-            f"{r.return_mean:.1f}", str(r.episodes),
+            f"{r.return_mean:.1f}",
         )  # fmt: skip
     Console().print(table)
