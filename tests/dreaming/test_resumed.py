@@ -16,7 +16,7 @@ from dreaming.clock import Budget, Share
 from dreaming.dreamphase import dream
 from dreaming.evening import clone, learn
 from dreaming.learning import DreamConfig
-from dreaming.run import CLONE, LATEST, RunFolder
+from dreaming.run import BEST, CLONE, LATEST, RunFolder
 from worldmodel import checkpoint
 from worldmodel.trainer import TrainerConfig
 
@@ -136,3 +136,16 @@ def test_a_night_that_goes_on_after_its_dreams_audits_the_policy_they_made(whole
     # Another night begins with a policy of its own.
     first = next(iter(auditor(run.progress().nights + 1).actor.parameters()))
     assert not torch.equal(first, next(iter(auditor(run.progress().nights).actor.parameters())))
+
+
+def test_the_best_policy_is_the_one_that_was_kept_last_whatever_it_had_learnt_by(whole, tmp_path):
+    """A night killed between keeping it and saving where it was goes on from fewer updates."""
+    shutil.copytree(whole, tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
+    morning = night.Night(run.config(), run, Budget(1.0, []), Ears())
+    learner = morning.dreamer.learner
+    for updates in (200, 190):
+        with torch.no_grad():
+            next(iter(learner.actor.parameters())).fill_(updates)
+        morning.save_policy(BEST, updates=updates)
+    assert next(iter(morning.agent(BEST).actor.parameters())).unique().tolist() == [190.0]
