@@ -25,9 +25,9 @@ from configs import UserError, run_command
 from dreaming.run import RunFolder
 from dreaming.truth import simulate
 from envs.workers import Workers
-from worldmodel.lessons import split_episodes
+from worldmodel.lessons import held_out_of
 from worldmodel.model import WorldModel
-from worldmodel.replay import Batch, Replay
+from worldmodel.replay import Batch
 from worldmodel.saved import load_model
 from worldmodel.speed import prepare_cpu
 from worldmodel.storage import LogReader
@@ -101,8 +101,7 @@ def main(options: Kicks) -> None:
     config = runs[0].config()
     models = [model_of(run, config.task) for run in runs]
     reader = LogReader(runs[0].logs(config))
-    held_out = split_episodes(reader)[1]
-    moments = [Moments(Replay(reader, m.context, held_out), options.moments, STEPS[-1], seed=0) for m in models]
+    moments = [Moments(held_out_of(reader, m.context), options.moments, STEPS[-1], seed=0) for m in models]
     truth = in_truth(moments[0], reader, config.task, models[0].std.numpy())
     print(f"{config.task}: medians of {options.moments} moments\n")
     print("| | 1 step, kicks | " + " | ".join(f"{step} steps, times that" for step in STEPS[1:]) + " |")

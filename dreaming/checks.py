@@ -217,7 +217,8 @@ class Checks:
         if not draws:
             max_steps, seconds = registry.task_class(task).max_steps, SELECTION_SHARE * self.phase.seconds
             draws = affordable_draws(self._seconds_a_step(), max_steps, len(self.tried), ENVS, seconds)
-        ranges, earned = as_logged(self.night.reader(), task), poor_and_excellent(self.night.trainer.replay)
+        trainer = self.night.trainer
+        ranges, earned = as_logged(trainer.reader, task), poor_and_excellent(trainer.replay)
         self.selector = selector = Selector(task, self.tried, self.night.nominal, ranges, draws, earned)
         if state.best_score is not None and state.best_worlds != selector.worlds:
             score = self._ask(TRIAL, selector.score, self.night.agent(BEST))

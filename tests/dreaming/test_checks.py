@@ -82,8 +82,8 @@ def phase_with(helper: Told, seconds: float = 100.0):
 
     dreamer.dream = dream
     night = SimpleNamespace(
-        state=Progress(), searches=False, dreamer=dreamer, trainer=SimpleNamespace(replay=None), simulated=True,
-        save_every_s=60.0, reader=lambda: logs_of([{"floor_friction": 0.2}, {"floor_friction": 0.4}]),
+        state=Progress(), searches=False, dreamer=dreamer, simulated=True, save_every_s=60.0,
+        trainer=SimpleNamespace(replay=None, reader=logs_of([{"floor_friction": 0.2}, {"floor_friction": 0.4}])),
         earlier_s=0.0, device=None, nominal=registry.nominal("push-box"), agent=lambda name: f"the {name}",
         config=SimpleNamespace(task="push-box", select=True, gate=True, dream=SimpleNamespace(horizon=5)),
         coverable=lambda: [ICE],
