@@ -26,7 +26,7 @@ from worldmodel.distributions import (
 from worldmodel.loss import world_model_loss
 from worldmodel.model import ModelConfig, Spaces, WorldModel
 from worldmodel.nets import Head, compute_in
-from worldmodel.optim import LaProp, SafeStep
+from worldmodel.optim import Gradients, LaProp, SafeStep
 from worldmodel.replay import Batch
 from worldmodel.rssm import Ready, State
 from worldmodel.speed import few_rows
@@ -78,6 +78,7 @@ class Dreamer(nn.Module):
         self.to(device)
         self.optimizer = LaProp([p for p in self.parameters() if p.requires_grad], config.lr, config.warmup)
         self.step = SafeStep(self.optimizer)
+        self._gradients = Gradients(self.loss, self.optimizer.param_groups[0]["params"])
 
     @torch.no_grad()
     def imagine(self, start: State) -> Dream:
@@ -164,12 +165,11 @@ class Dreamer(nn.Module):
 
     def update(self, batch: Batch) -> dict[str, float]:
         """One whole training step."""
-        loss, metrics = self.loss(batch)
-        metrics["loss"] = loss.detach()
-        if self.step(loss):
+        loss, metrics, finite = self._gradients(batch)
+        if self.step.take(finite):
             follow(self.slow_critic, self.critic, self.config.slow_rate)
-        metrics["skipped"] = torch.tensor(float(self.step.skipped))
-        return {name: float(value.detach()) for name, value in metrics.items()}
+        names, values = list(metrics), torch.stack([*metrics.values(), loss]).tolist()
+        return dict(zip([*names, "loss"], values, strict=True)) | {"skipped": float(self.step.skipped)}
 
 
 class Acting:

@@ -44,7 +44,7 @@ def elsewhere(request, monkeypatch):
     import torch
     from elsewhere import DrawsOfTheCPU, second_device
 
-    from worldmodel import kernel
+    from worldmodel import kernel, recorded
 
     if request.param == "GPU" and not torch.cuda.is_available():
         pytest.skip("no GPU on this machine")
@@ -52,6 +52,7 @@ def elsewhere(request, monkeypatch):
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     if request.param == "GPU":
+        monkeypatch.setattr(recorded, "UNRECORDED", 10**9)  # draws that come from the CPU cannot be recorded
         with DrawsOfTheCPU():
             yield torch.device("cuda", 0)
     else:

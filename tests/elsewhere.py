@@ -17,10 +17,13 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from worldmodel import recorded
 from worldmodel.nets import _pairs
+from worldmodel.recorded import tensors
 
 ELSEWHERE = torch.device("meta")
 COPY, MOVE = torch.ops.aten.copy_.default, torch.ops.aten._to_copy.default
+TELLING = {getattr(torch.ops.aten, name).default for name in ("_local_scalar_dense", "nonzero", "masked_select")}
 DRAWS = {getattr(torch.ops.aten, name).default for name in ("rand", "randn", "rand_like", "randn_like")}
 
 
@@ -67,12 +70,43 @@ class Python(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+class Repeated:
+    """In place of a CUDA graph: does the work again, refuses what could not be recorded, overwrites what it gave."""
+
+    at_work = False
+
+    def __init__(self, work: Any, inputs: tuple) -> None:
+        self.work, self.inputs, self.given = work, inputs, None
+
+    def replay(self) -> Any:
+        Repeated.at_work = True
+        try:
+            found = self.work(*self.inputs)
+        finally:
+            Repeated.at_work = False
+        if self.given is None:
+            self.given = found
+        for held, new in zip(tensors(self.given), tensors(found), strict=True):
+            held.detach().copy_(new.detach())
+        return self.given
+
+
+def refuse(func: Any, given: list[Tensor], lie_there: list[bool], asked: Any) -> None:
+    """What a GPU cannot do while it is recorded: tell numbers to the CPU, or get any from there."""
+    across = func in (COPY, MOVE) and (len(set(lie_there)) > 1 or (asked and (asked == ELSEWHERE) != lie_there[0]))
+    masks = func is torch.ops.aten.index.Tensor and any(x.dtype is torch.bool for x in given[1:])
+    if any(lie_there) and (func in TELLING or masks) or across:
+        raise RuntimeError(f"{func} cannot be recorded")
+
+
 def compute(func: Any, args: tuple, kwargs: dict) -> Any:
     """On the numbers, once it is clear that they lie together; the result lies where they do, or where it was asked."""
-    tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-    lie_there = [isinstance(x, There) for x in tensors]
+    given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+    lie_there = [isinstance(x, There) for x in given]
+    if Repeated.at_work:
+        refuse(func, given, lie_there, kwargs.get("device"))
     if any(lie_there) and not all(lie_there) and func not in (COPY, MOVE):
-        found = ", ".join(f"{tuple(x.shape)} on {x.device.type}" for x in tensors)
+        found = ", ".join(f"{tuple(x.shape)} on {x.device.type}" for x in given)
         raise RuntimeError(f"Expected all tensors to be on the same device, {func} was given {found}")
     result_there = lie_there[0] if func is COPY else any(lie_there)
     if asked := kwargs.get("device"):
@@ -92,13 +126,18 @@ def alike(there: Sequence[Any], here: Sequence[Any], device: torch.device) -> bo
 
 @contextmanager
 def second_device() -> Iterator[torch.device]:
+    """Where work is recorded as on a GPU, from the first time on."""
     _pairs.cache_clear()  # which keeps tensors by device
+    before, recorded.UNRECORDED = recorded.UNRECORDED, 0
+    recorded.RECORDERS[ELSEWHERE.type] = Repeated
     try:
         with Python(), Machine(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "(?s).*which is a no-op")  # loading weights is none, as ours hold numbers
             yield ELSEWHERE
     finally:
         _pairs.cache_clear()
+        recorded.UNRECORDED = before
+        del recorded.RECORDERS[ELSEWHERE.type]
 
 
 class DrawsOfTheCPU(TorchDispatchMode):

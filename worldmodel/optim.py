@@ -7,11 +7,13 @@ Normalization" (2021), for the clipping; `embodied/jax/opt.py` for how they are 
 # Torch's operations over lists of tensors have no public names; its own optimisers use these.
 # pyright: reportPrivateImportUsage=false
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from worldmodel.recorded import Recorded, mapped
 
 
 class LaProp(torch.optim.Optimizer):
@@ -77,16 +79,58 @@ class SafeStep:
         self.optimizer = optimizer
         self.skipped = 0
 
-    def __call__(self, loss: torch.Tensor) -> bool:
+    def __call__(self, loss: Tensor) -> bool:
         """Backpropagate and step; False if the loss or a gradient was not finite and nothing was changed."""
         self.optimizer.zero_grad(set_to_none=True)
         finite = bool(torch.isfinite(loss))
         if finite:
             loss.backward()
-            grads = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
-            finite = bool(torch.isfinite(torch.stack(torch._foreach_norm(grads)).sum()))
-        if not finite:
+            parameters = (p for group in self.optimizer.param_groups for p in group["params"])
+            finite = bool(_finite([p.grad for p in parameters if p.grad is not None]))
+        return self.take(finite)
+
+    def take(self, finite: bool) -> bool:
+        """Step on the gradients that there are; not if they are not finite, and then False."""
+        if finite:
+            self.optimizer.step()
+        else:
             self.skipped += 1
-            return False
-        self.optimizer.step()
-        return True
+        return finite
+
+
+def _finite(grads: list[Tensor]) -> Tensor:
+    return torch.isfinite(torch.stack(torch._foreach_norm(grads)).sum())
+
+
+class Slope(NamedTuple):
+    loss: Tensor  # ()
+    beside: Any  # what the loss function gives beside it
+    finite: bool  # the loss and all gradients
+
+
+class Gradients:
+    """A loss and its gradients, which it leaves in the parameters' `grad` for `SafeStep.take`; `Recorded`.
+
+    Args:
+        loss_of: from trees of tensors to a loss (scalar) and a tree of tensors beside it.
+        parameters: those that the optimiser has; not all of them need have part in the loss.
+    """
+
+    def __init__(self, loss_of: Callable[..., tuple[Tensor, Any]], parameters: Iterable[nn.Parameter]) -> None:
+        self.loss_of, self.parameters = loss_of, list(parameters)
+        self._found = Recorded(self._find)
+
+    def _find(self, *inputs: Any) -> tuple[Tensor, Any, Tensor, list[Tensor | None]]:
+        for p in self.parameters:
+            p.grad = None
+        loss, beside = self.loss_of(*inputs)
+        loss.backward()
+        grads = [p.grad for p in self.parameters]
+        finite = torch.isfinite(loss.detach()) & _finite([grad for grad in grads if grad is not None])
+        return loss.detach(), mapped(beside, Tensor.detach), finite, grads
+
+    def __call__(self, *inputs: Any) -> Slope:
+        loss, beside, finite, grads = self._found(*inputs)
+        for p, grad in zip(self.parameters, grads, strict=True):
+            p.grad = grad
+        return Slope(loss, beside, bool(finite))

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from configs import UserError
 from worldmodel import checkpoint
@@ -22,8 +23,8 @@ from worldmodel.evaluation import OpenLoop, open_loop
 from worldmodel.lessons import Lessons
 from worldmodel.loss import ensemble_loss, transition_loss, world_model_loss
 from worldmodel.model import ModelConfig, Spaces, WorldModel
-from worldmodel.optim import LaProp, SafeStep
-from worldmodel.replay import Replay
+from worldmodel.optim import Gradients, LaProp, SafeStep
+from worldmodel.replay import Batch, Replay
 from worldmodel.saved import NAME, calibration_of, described, place, widening_of
 from worldmodel.storage import LogReader
 
@@ -105,6 +106,10 @@ class Trainer:
         self.model.add_ensemble(self.config.ensemble)
         place(self.model, self.device, self.config.compute)
         self.optimise()
+        self._gradients = Gradients(self._model_loss, self.optimizer.param_groups[0]["params"])
+        transition, ensemble = (part.parameters() if part else () for part in self._apart())
+        self._transition_gradients = Gradients(self._transition_loss, transition)
+        self._ensemble_gradients = Gradients(self._ensemble_loss, ensemble)
 
     def _take(self, context: ContextSpec) -> None:
         """Present the logs under this context."""
@@ -149,14 +154,17 @@ class Trainer:
     def optimise(self) -> None:
         """Fresh optimisers of the model's parts as they are now."""
         config, model = self.config, self.model
-        apart = [part for part in (model.transition, model.ensemble) if part]
-        own = {p for part in apart for p in part.parameters()}
+        own = {p for part in self._apart() if part for p in part.parameters()}
         self.optimizer = LaProp([p for p in model.parameters() if p not in own], config.lr, config.warmup)
         self.safe_step = SafeStep(self.optimizer)
         self.transition_step, self.ensemble_step = (
             SafeStep(LaProp(part.parameters(), config.transition_lr, config.warmup)) if part else None
-            for part in (model.transition, model.ensemble)
+            for part in self._apart()
         )
+
+    def _apart(self) -> tuple[nn.Module | None, nn.Module | None]:
+        """Parts that learn by themselves, as far as there are any."""
+        return self.model.transition, self.model.ensemble
 
     def _optimizers(self) -> list[LaProp]:
         apart = [step.optimizer for step in (self.transition_step, self.ensemble_step) if step]
@@ -171,8 +179,8 @@ class Trainer:
         self.model.train().requires_grad_(True)
         law, finite = self._learn_transition(ahead=self.config.transition_ahead if spent else 1)
         law |= self._learn_ensemble()
-        loss, parts, _ = world_model_loss(self.model, batch, self.config.open_loop, self.config.carry_noise)
-        finite = self.safe_step(loss) and finite
+        loss, parts, own = self._gradients(batch)
+        finite = self.safe_step.take(own) and finite
         self.skipped += not finite
         self._skipped_in_a_row = 0 if finite else self._skipped_in_a_row + 1
         if self._skipped_in_a_row == 5:
@@ -180,9 +188,20 @@ class Trainer:
         self.steps += 1
         if finite and (self.steps % KEEP_EVERY == 0 or self._good_state is None):
             self._good_state = _copy(self.model)
-        return {"loss": float(loss.detach()), **{name: float(part) for name, part in (parts | law).items()}}
+        metrics = {"loss": loss} | parts | law
+        return dict(zip(metrics, torch.stack(list(metrics.values())).tolist(), strict=True))
 
-    def _learn_transition(self, ahead: int) -> tuple[dict[str, torch.Tensor], bool]:
+    def _model_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, parts, _ = world_model_loss(self.model, batch, self.config.open_loop, self.config.carry_noise)
+        return loss, parts
+
+    def _transition_loss(self, windows: Batch) -> tuple[Tensor, None]:
+        return transition_loss(self.model, windows, self.config.carry_noise), None
+
+    def _ensemble_loss(self, windows: Batch) -> tuple[Tensor, None]:
+        return ensemble_loss(self.model, windows, self.config.carry_noise), None
+
+    def _learn_transition(self, ahead: int) -> tuple[dict[str, Tensor], bool]:
         """Several steps on single transitions from all over the logs: with no memory to follow they are cheap.
 
         Args:
@@ -196,9 +215,10 @@ class Trainer:
         losses, skipped = [], self.transition_step.skipped
         for _ in range(-(-self.config.transition_steps // (1 if ahead == 1 else 2))):
             windows = self.lessons.sample(self.config.transition_batch, 1 + ahead, self.rng, plain=True)
-            losses.append(transition_loss(self.model, windows, self.config.carry_noise))
-            self.transition_step(losses[-1])
-        mean = {"transition": torch.stack(losses).mean().detach()} if losses else {}
+            loss, _, finite = self._transition_gradients(windows)
+            losses.append(loss.clone())
+            self.transition_step.take(finite)
+        mean = {"transition": torch.stack(losses).mean()} if losses else {}
         return mean, self.transition_step.skipped - skipped < max(1, len(losses))
 
     def learn_ensemble(self, progress: float = 0.0) -> dict[str, float]:
@@ -214,7 +234,7 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = lr * self.caution * 0.1 ** min(1.0, spent)
 
-    def _learn_ensemble(self) -> dict[str, torch.Tensor]:
+    def _learn_ensemble(self) -> dict[str, Tensor]:
         """One step of every member, on transitions of its own; the rest learns the same with it and without it."""
         self.model.calibration = None  # it was of the weights so far
         if self.ensemble_step is None or self.model.ensemble is None:
@@ -226,9 +246,9 @@ class Trainer:
         else:
             windows = self.lessons.sample(members * batch, 2, rng, plain=True)
         with torch.random.fork_rng(devices=[]):
-            loss = ensemble_loss(self.model, windows, self.config.carry_noise)
-        self.ensemble_step(loss)
-        return {"ensemble": loss.detach()}
+            loss, _, finite = self._ensemble_gradients(windows)
+        self.ensemble_step.take(finite)
+        return {"ensemble": loss}
 
     def _go_back(self) -> None:
         if self._good_state is None:

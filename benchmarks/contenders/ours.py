@@ -12,6 +12,8 @@ from dreaming.dreamer import PUBLISHED, Acting, Dreamer, DreamerConfig
 from worldmodel.device import choose_device
 from worldmodel.loss import world_model_loss
 from worldmodel.model import ModelConfig, Spaces
+from worldmodel.optim import Gradients
+from worldmodel.recorded import Recorded
 from worldmodel.replay import Batch
 from worldmodel.rssm import State
 from worldmodel.speed import prepare_cpu
@@ -40,6 +42,9 @@ class Ours:
         with torch.no_grad():
             belief = self.dreamer.model.observe(self.batch, hidden=False)
         self.starts = State(belief.deter.flatten(0, 1), belief.stoch.flatten(0, 1))
+        model = self.dreamer.model
+        self.gradients = Gradients(lambda batch: (world_model_loss(model, batch).total, None), model.parameters())
+        self.dreaming = Recorded(self.dreamer.imagine)
         self.acting, self.seen = Acting(self.dreamer), torch.zeros(1, OBSERVATION, device=device)
         self.no = torch.zeros(1, dtype=torch.bool, device=device)
 
@@ -47,13 +52,10 @@ class Ours:
         return self.dreamer.update(self.batch)["loss"]
 
     def world_model(self) -> float:
-        loss = world_model_loss(self.dreamer.model, self.batch).total
-        loss.backward()
-        self.dreamer.zero_grad(set_to_none=True)
-        return float(loss.detach())
+        return float(self.gradients(self.batch).loss)
 
     def imagine(self) -> float:
-        return float(self.dreamer.imagine(self.starts).feat.mean())
+        return float(self.dreaming(self.starts).feat.mean())
 
     def policy(self) -> float:
         return float(self.acting(self.seen, self.no).sum())

@@ -65,7 +65,7 @@ class Home:
             "XLA_FLAGS": f"--xla_cpu_multi_thread_eigen={eigen}",
             "JAX_PLATFORMS": device,
             "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # it would take most of a GPU that contenders share
-            "PYTHONPATH": str(path or ""),
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(path or ""), os.environ.get("PYTHONPATH")))),
         }
 
 
@@ -86,7 +86,8 @@ class Worker:
             self.process = subprocess.Popen(
                 command, stdin=pipe, stdout=pipe, stderr=errors, env=surroundings, text=True, bufsize=1
             )
-        if hasattr(os, "sched_setaffinity"):  # no library's own number of threads covers all it starts
+        # No library's own number of threads covers all it starts.
+        if device == "cpu" and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(self.process.pid, sorted(os.sched_getaffinity(0))[-threads:])
         self.first = self._answer()
         self.first["wall_s"] = time.perf_counter() - begun
