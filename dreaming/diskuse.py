@@ -34,7 +34,7 @@ def most_bytes(config: NightConfig, schema: Mapping[str, Any], hours: float, sce
     columns = {name: file[name] for file in files for name in file.names or ()}
     vector, action, image = columns["vector"].shape[0], columns["action"].shape[0], "image" in columns
     # Networks without numbers cost no memory. Logs vary no more factors than the task may.
-    names = (*registry.log_ranges(config.task), PUSH) if config.task in registry.TASKS else ()
+    names = (*registry.log_ranges(config.task), PUSH) if registry.simulated(config.task) else ()
     with torch.device("meta"):
         size = from_dict(ModelConfig, packaged("sizes", config.size), f"size {config.size}")
         spaces = Spaces(vector, action, image)
@@ -47,7 +47,7 @@ def most_bytes(config: NightConfig, schema: Mapping[str, Any], hours: float, sce
     # wake, and the model that each filters with, two with optimisers and dreams that go on, and one with a policy that
     # is being tried.
     each = 4 * model + 4 * (model + policy) + 2 * (2 * policy + dreams) + policy + 5 * MANIFEST
-    steps = registry.task_class(config.task).max_steps if config.task in registry.TASKS else 0
+    steps = registry.task_class(config.task).max_steps if registry.simulated(config.task) else 0
     row = sum(file.itemsize for file in files)
     logs = config.episodes * (EPISODE + (steps + 1) * row) if new_logs else 0
     # Episodes of a wake may be of one step each, and the last batch is kept whole.

@@ -70,7 +70,7 @@ class Night:
         self.config, self.run, self.budget, self.listener, self.device = config, run, budget, listener, device
         self.state: Progress = run.progress()
         self.earlier_s = sum(self.state.seconds.values())  # of nights, or parts of one, before
-        self.simulated = config.task in registry.TASKS
+        self.simulated = registry.simulated(config.task)
         self.scenarios: list[Scenario]
         self.scenarios, self.searches = asked(config.scenario, config.task)
         self.explored: Callable[[], dict[str, Any]] | None = None  # what goes into checkpoints where it searches

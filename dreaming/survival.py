@@ -103,7 +103,7 @@ def log_ranges(reader: LogReader, task: str) -> dict[str, list[float]]:
                 continue
             low, high = ranges.setdefault(name, [value, value])
             ranges[name] = [min(low, value), max(high, value)]
-    if task not in registry.TASKS:
+    if not registry.simulated(task):
         return ranges
     nominal, usual = registry.nominal(task), registry.log_ranges(task)
     for name, (low, high) in ranges.items():

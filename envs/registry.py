@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -76,8 +77,18 @@ def task_class(task: str):
             raise
         raise UserError(
             "PyBullet is not installed here, so there is no simulator; it has wheels for Python 3.11: "
-            "`pip install pybullet` in an environment of that version"
+            "`pip install pybullet` in an environment of that version; nights on logs (--data) do without"
         ) from None
+
+
+def simulated(task: str) -> bool:
+    """Whether it can be simulated here: the task is one of ours, and PyBullet is installed."""
+    return task in TASKS and importlib.util.find_spec("pybullet") is not None
+
+
+def no_simulator(task: str) -> str:
+    """Says why it is not `simulated`."""
+    return f"there is no simulator of {task}" + (" here, as PyBullet is not installed" if task in TASKS else "")
 
 
 def make(task: str, camera: bool = False, physics: Physics | None = None):

@@ -32,7 +32,7 @@ def audit_dreams(options: Audit) -> None:
     run = RunFolder(options.run)
     config = run.config()
     task = config.task
-    simulated = task in registry.TASKS
+    simulated = registry.simulated(task)
     scenarios = load_scenarios(options.scenario, task)
     reader = LogReader(run.logs(config))
     agent = run.load_agent()
@@ -52,7 +52,7 @@ def audit_dreams(options: Audit) -> None:
                     screen.progress(0.7 * done / len(asked), took / done * (1.4 * len(asked) - done), scenario.name)
                 report = auditor.audit(dreams, workers)
         else:
-            screen.note(f"there is no simulator of {task}: dreams are compared with held-out logs only")
+            screen.note(f"{registry.no_simulator(task)}: dreams are compared with held-out logs only")
             dreams = auditor.logged(options.dreams, options.horizon, seed)
             report = auditor.audit_on_logs(dreams, reader.schema["observation"]["vector"].get("names"))
         screen.complete()

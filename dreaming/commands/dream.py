@@ -103,8 +103,8 @@ def prepare(options: Dream, run: RunFolder) -> NightConfig:
     if before and before.task != task:
         raise UserError(f"{run.path} is a run of {before.task}, not of {task}; give another --run")
     own_logs = (run.episodes / SCHEMA).is_file() and not options.data
-    if task not in registry.TASKS and not options.data and before is None and not own_logs:
-        registry.task_class(task)  # raises, with a suggestion
+    if not registry.simulated(task) and not options.data and before is None and not own_logs:
+        registry.task_class(task)  # raises, with a suggestion or the reason
     if options.scenario is not None:
         asked(options.scenario, task)
     data = before.data if before else ""
@@ -126,11 +126,9 @@ def prepare(options: Dream, run: RunFolder) -> NightConfig:
         task = held
     elif data:
         raise UserError(f"{folder} holds no logs any more (no {SCHEMA}); give --data anew, or a new --run")
-    if task in registry.TASKS:
-        registry.task_class(task)  # says so now if there is no PyBullet
     config = _settle(options, run, before or NightConfig.for_task(task), before is None, data)
     asked(config.scenario, task)
-    wakes = config.wake and (run.episodes / SCHEMA).is_file()
+    wakes = config.wake and registry.simulated(task) and (run.episodes / SCHEMA).is_file()
     if wakes and read_schema(run.episodes) not in (registry.schema(task, image) for image in (False, True)):
         raise UserError(
             f"--wake adds episodes to {run.episodes}, whose format is not today's; leave it out, or give a new --run"
@@ -154,7 +152,7 @@ def _settle(options: Dream, run: RunFolder, config: NightConfig, new: bool, data
         check_seed(options.seed)
     if chosen.get("wake", config.wake) < 0:
         raise UserError(f"--wake is {options.wake}; give the number of simulator steps, 0 for none")
-    if chosen.get("wake", config.wake) and (data or config.task not in registry.TASKS):
+    if chosen.get("wake", config.wake) and (data or not registry.simulated(config.task)):
         raise UserError("--wake adds episodes of the simulator to the run's own logs; leave it out with --data")
     if options.view is not None:
         chosen["dream"] = replace(config.dream, view=options.view)
@@ -188,7 +186,7 @@ def _introduce(screen: NightScreen, night: Night) -> None:
     if not fits:
         night.warn("the disk may become full: saving would pause until there is room")
     if not night.simulated:
-        screen.note(f"there is no simulator of {task}: dreams are compared with held-out logs, survival is not tested")
+        screen.note(f"{registry.no_simulator(task)}: dreams are compared with held-out logs, survival is not tested")
 
 
 def _again(options: Dream, run: RunFolder) -> str:

@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 from small_nights import SECONDS, Ears, play, small_config
 
+from dreaming.cli import Dream
 from dreaming.clock import Budget
+from dreaming.commands.dream import prepare
 from dreaming.morning import amend
 from dreaming.night import Night
 from dreaming.report.data import Report
 from dreaming.run import BEST, CLONE, LATEST, RunFolder
+from envs import registry
 from worldmodel import checkpoint
 from worldmodel.storage import LogReader
 
@@ -64,6 +67,24 @@ def test_a_night_that_was_killed_after_its_report_can_be_ended(small_night, tmp_
     run.save_progress(progress)
     ears, _ = play(path, 12.0)
     assert ears.phases == ["report"] and (run.progress().nights, run.progress().done) == (1, [])
+
+
+def test_without_pybullet_a_night_learns_from_logs(small_night, tmp_path, monkeypatch):
+    def missing(task: str):
+        raise AssertionError(f"the simulator of {task} was asked for")
+
+    monkeypatch.setitem(sys.modules, "pybullet", None)
+    monkeypatch.setattr(registry, "task_class", missing)
+    data = small_night.path / "episodes"
+    config = prepare(Dream(data=data, run=tmp_path / "asked"), RunFolder(tmp_path / "asked"))
+    assert (config.task, config.data) == ("push-box", str(data.resolve()))
+    with pytest.raises(AssertionError, match="simulator of push-box"):  # which is to record
+        prepare(Dream(task="push-box"), RunFolder(tmp_path / "recording"))
+    ears, _ = play(tmp_path / "run", 8.0, data=str(data.resolve()))
+    assert ears.phases == ["learn", "clone", "dream", "audit", "report"]
+    report = Report.load(tmp_path / "run")
+    assert not report.audited and report.spent.imagined_steps > 0
+    assert checkpoint.exists(RunFolder(tmp_path / "run").checkpoints, BEST)
 
 
 def test_survival_counts_every_policy_alike(small_night):
