@@ -48,7 +48,7 @@ def lambda_return(reward: Tensor, continuation: Tensor, value: Tensor, discount:
         value: (N, H + 1) of states 0 to H; the last one stands for everything after.
         lam: of all steps, or (N, H) of each; at 0 nothing beyond a state's value counts.
     """
-    lam = torch.as_tensor(lam, dtype=reward.dtype, device=reward.device).expand_as(reward)
+    lam = (lam if isinstance(lam, Tensor) else torch.full_like(reward[:1, :1], lam)).expand_as(reward)
     following = value[:, -1]
     returns = []
     for t in reversed(range(reward.shape[1])):
@@ -75,20 +75,24 @@ class ReturnScale(nn.Module):
         self.register_buffer("low", torch.zeros(()))
         self.register_buffer("high", torch.zeros(()))
         self.register_buffer("started", torch.zeros(()))
+        self.shares: Tensor
+        self.register_buffer("shares", torch.tensor([0.05, 0.95]), persistent=False)
 
     @torch.no_grad()
     def update(self, returns: Tensor) -> Tensor:
+        """The range (scalar) with these returns in it; NaN if they are not finite, and then it stays as it is.
+
+        Such a step is refused; a range that took it in would have all later ones refused as well.
+        """
         if not returns.numel():
             return (self.high - self.low).clamp(min=1.0)
-        low, high = torch.quantile(returns.flatten()[:100_000], returns.new_tensor([0.05, 0.95]))
-        if not torch.isfinite(low + high):
-            # Such a step is refused; a range that took it in would have all later ones refused as well.
-            return returns.new_tensor(float("nan"))
-        rate = self.rate if self.started else 1.0
-        self.low += rate * (low - self.low)
-        self.high += rate * (high - self.high)
-        self.started.fill_(1)
-        return (self.high - self.low).clamp(min=1.0)
+        low, high = torch.quantile(returns.flatten()[:100_000], self.shares)
+        finite = torch.isfinite(low + high)
+        rate = torch.where(self.started > 0, self.rate, 1.0)
+        self.low += torch.where(finite, rate * (low - self.low), 0.0)
+        self.high += torch.where(finite, rate * (high - self.high), 0.0)
+        self.started.copy_(torch.where(finite, 1.0, self.started))
+        return torch.where(finite, (self.high - self.low).clamp(min=1.0), torch.nan)
 
 
 class ActorCritic(nn.Module):

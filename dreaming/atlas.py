@@ -105,7 +105,7 @@ def dreamt_failures(
         at_once = max(1, MOST_STATES // cls.max_steps)
         for begin in range(0, count, at_once):
             first_rows = replay.offset[which[begin : begin + at_once]][:, None]
-            starts = starts_from(model, replay.gather(first_rows), actor.view)
+            starts = starts_from(model.observe, replay.gather(first_rows), actor.view)
             n = len(first_rows)
             told = dream_physics(model, [physics] * n, np.zeros(n, np.int64), cls.max_steps, cls.control_hz)
             rollout = imagine(model, actor, starts, told, cls.max_steps, noisy=True)

@@ -17,8 +17,9 @@ from configs import UserError
 from dreaming.imagination import DreamPhysics, Moment, Starts, draw_starts, dream_step
 from dreaming.learning import DreamConfig, dream_physics
 from dreaming.run import RunFolder
-from dreaming.scenario import Scenario, load_scenarios, usual_world
+from dreaming.scenario import Scenario, drawn_from, load_scenarios, usual_world
 from envs.physics import FACTORS, Physics
+from envs.worlds import Worlds
 from worldmodel.lessons import split_episodes
 from worldmodel.model import Belief, WorldModel
 from worldmodel.replay import Replay
@@ -76,7 +77,8 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                 raise UserError(f"scenario {scenario.name}: the logs never vary {', '.join(missing)}; leave it out")
         self.model, self.replay, self.task = model.eval().requires_grad_(False), replay, task
         self.num_envs, self.horizon, self.noisy = num_envs, horizon, noisy
-        self.scenarios, self.nominal = list(scenarios), nominal or usual_world(task, model.context)
+        self.scenarios, nominal = list(scenarios), nominal or usual_world(task, model.context)
+        self._logged = Worlds.of_logs((episode["physics"] for episode in replay.reader.episodes), nominal)
         self.control_hz = float(replay.reader.schema["control_hz"])
         self.autoreset_mode = autoreset_mode
         self.metadata = {"autoreset_mode": autoreset_mode, "render_modes": [], "render_fps": self.control_hz}
@@ -141,9 +143,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._begin(np.flatnonzero(mask))
         return self._observation(), _masked(self._about, mask)
 
-    def step(
-        self, actions: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         moment = self._moment
         if moment is None or self._over.any():
             raise UserError(f"dreams {np.flatnonzero(self._over)[:5].tolist()} are over or were not begun; reset them")
@@ -192,10 +192,9 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         about = self._about
         about["logged_episode"][rows], about["logged_step"][rows] = starts.episode.numpy(), starts.step.numpy()
         about["scenario"][rows], about["continuation"][rows] = names, 1.0
-        for row, world in zip(rows, worlds, strict=True):
-            about["changes"][row] = world.changes
+        about["changes"][rows] = worlds.changes
         for name, column in about["physics"].items():
-            column[rows] = [getattr(world, name) for world in worlds]
+            column[rows] = worlds.column(name)
 
     def _take(self, count: int) -> Starts:
         """Starts out of the pool, which is filled again for many dreams at a time: filtering is dear."""
@@ -203,21 +202,17 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             pool = max(self.num_envs, 256)
             segments = -(-pool // (SEGMENT // 2))
             rng = self.np_random
-            self._pool = draw_starts(self.model, self.replay, "blind", pool, segments, SEGMENT, rng)
+            self._pool = draw_starts(self.model.observe, self.replay, "blind", pool, segments, SEGMENT, rng)
         taken, self._pool = self._pool[:count], self._pool[count:]
         return taken
 
-    def _worlds(self, starts: Starts) -> tuple[list[Physics], list[str]]:
+    def _worlds(self, starts: Starts) -> tuple[Worlds, np.ndarray]:
         """What each dream is dreamt under, and what that is called."""
-        worlds, names = [], []
-        for episode, step in zip(starts.episode.tolist(), starts.step.tolist(), strict=True):
-            world, name = Physics.of_log(self.replay.reader.episodes[episode]["physics"], self.nominal), "logged"
-            if self.scenarios:
-                scenario = self.scenarios[int(self.np_random.integers(len(self.scenarios)))]
-                world, name = scenario.sample(self.task, self.np_random, world, step / self.control_hz), scenario.name
-            worlds.append(world)
-            names.append(name)
-        return worlds, names
+        logged, start_s = self._logged[starts.episode.numpy()], starts.step.numpy() / self.control_hz
+        which = np.full(len(logged), -1)
+        if self.scenarios:
+            which = self.np_random.integers(len(self.scenarios), size=len(logged))
+        return drawn_from(self.scenarios, which, self.task, self.np_random, logged, start_s)
 
     @contextmanager
     def _own_random(self) -> Iterator[None]:

@@ -4,6 +4,7 @@ Two beliefs run side by side. The *world's* knows the dreamt physics and decides
 the imagined observations, as it would on the robot. Letters: N dreams, H steps, D channels, A actions, C factors.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from worldmodel.replay import Batch, Replay
 from worldmodel.rssm import Prepared
 
 MAX_LATENCY = 4
+Observe = Callable[[Batch, bool], Belief]  # of segments, whose physics may be hidden: `WorldModel.observe`
 OF_STARTS = ("vector", "recent", "episode", "step")  # the parts of Starts beside its beliefs, in order
 
 
@@ -102,14 +104,15 @@ class Rollout:
 
 
 @torch.no_grad()
-def starts_from(model: WorldModel, batch: Batch, view: View, told: bool = True) -> Starts:
+def starts_from(observe: Observe, batch: Batch, view: View, told: bool = True) -> Starts:
     """Filter logged segments and return every state in them as a start, flattened to N = B * T.
 
     Args:
+        observe: `WorldModel.observe`.
         told: the world's belief knows the physics that the logs state.
     """
-    world = model.observe(batch, hidden=not told)
-    agent = model.observe(batch, hidden=True) if view == "estimate" and told else world
+    world = observe(batch, not told)
+    agent = observe(batch, True) if view == "estimate" and told else world
     # The command that led here is the newest of those before; those of the steps before are the rows before.
     command = batch.action * (~batch.is_first).unsqueeze(-1)
     recent = []
@@ -131,7 +134,7 @@ def starts_from(model: WorldModel, batch: Batch, view: View, told: bool = True) 
 
 
 def draw_starts(
-    model: WorldModel,
+    observe: Observe,
     replay: Replay,
     view: View,
     count: int,
@@ -142,7 +145,7 @@ def draw_starts(
 ) -> Starts:
     """`count` states to dream from, out of random segments of the logs."""
     batch = replay.sample(segments, length, rng)
-    starts = starts_from(model, batch, view, told)
+    starts = starts_from(observe, batch, view, told)
     # An episode's last row leads nowhere, and a segment's first states have no memory yet unless the episode began.
     alive = ~batch.is_last.flatten().cpu()
     begun = torch.as_tensor(batch.step == 0) | (torch.arange(length) >= min(4, length // 4))

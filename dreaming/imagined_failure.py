@@ -113,7 +113,7 @@ def held_out_starts(
     step = np.zeros(count, int) if first else (rng.random(count) * lengths).astype(int)
     rows = (held_out.offset[position] + step)[:, None] + np.arange(1 - WINDOW, 1)
     batch = held_out.gather(np.maximum(rows, 0), images=model.spaces.image)
-    return starts_from(model, batch, view)[torch.arange(1, count + 1) * WINDOW - 1]
+    return starts_from(model.observe, batch, view)[torch.arange(1, count + 1) * WINDOW - 1]
 
 
 def near_logs(space: Space, widths: float) -> Trust:

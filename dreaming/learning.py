@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from configs import UserError
 from dreaming.actor_critic import ActorCritic, ActorCriticConfig, fixed
@@ -13,14 +14,17 @@ from dreaming.agent import Actor, Agent, View
 from dreaming.imagination import MAX_LATENCY, DreamPhysics, Starts, draw_starts, imagine
 from dreaming.imitation import good_episodes, imitation_loss
 from dreaming.logged_returns import logged_returns
-from dreaming.ongoing import Dreams, going_on
-from dreaming.scenario import Scenario
+from dreaming.ongoing import Dreams, Ended, going_on
+from dreaming.scenario import LOGGED, Scenario, drawn_from
 from dreaming.trust import TrustConfig, weighed
 from envs.physics import Physics
+from envs.worlds import Worlds
 from worldmodel.context import PUSH
 from worldmodel.device import device_of, random_state, set_random_state
 from worldmodel.model import WorldModel
-from worldmodel.replay import Replay
+from worldmodel.optim import Gradients
+from worldmodel.recorded import Recorded
+from worldmodel.replay import Batch, Replay
 
 
 @dataclass(frozen=True)
@@ -45,36 +49,41 @@ def dream_physics(
     model: WorldModel, physics: Sequence[Physics], first_step: np.ndarray, horizon: int, control_hz: float
 ) -> DreamPhysics:
     """Physics objects as the model takes them; pushes and changes come when the simulator's clock would have them."""
-    late = max((int(p.latency_steps) for p in physics), default=0)
-    if late >= MAX_LATENCY:
-        raise UserError(f"a latency of {late} steps cannot be dreamt; give at most {MAX_LATENCY - 1}")
-    pairs = [model.context.encode(p.labels()) for p in physics]
-    pushes = np.zeros((len(physics), horizon), np.float32)
-    column = model.context.names.index(PUSH) if PUSH in model.context.names else None
+    worlds, spec = Worlds.of(physics), model.context
+    if (late := worlds.column("latency_steps").max(initial=0)) >= MAX_LATENCY:
+        raise UserError(f"a latency of {late:.0f} steps cannot be dreamt; give at most {MAX_LATENCY - 1}")
+    context, known = spec.encode_all(len(worlds), worlds.label)
+    column = spec.names.index(PUSH) if PUSH in spec.names else None
+    push = np.zeros((len(worlds), horizon))
     if column is not None:
-        for i, (p, step) in enumerate(zip(physics, first_step, strict=True)):
-            if p.push_m_s or p.changes:
-                pushes[i] = [p.push_at(int(step) + t, control_hz) for t in range(horizon)]
-        pushes /= model.context.scale[column]
+        push = worlds.pushes(first_step, horizon, control_hz) / spec.scale[column]
+    strength = worlds.column("motor_strength")
+    if len(changing := worlds.changing()):
+        context, strength = np.repeat(context[:, None], horizon, 1), np.repeat(strength[:, None], horizon, 1)
+        for i in changing:
+            for steps, world in worlds[i].stretches(int(first_step[i]), horizon, control_hz):
+                context[i, steps] = spec.encode(world.labels())[0]
+                strength[i, steps] = world.motor_strength
     device = device_of(model)
     as_tensor = lambda values: torch.as_tensor(np.asarray(values, np.float32)).to(device)  # noqa: E731
-    context = as_tensor([v for v, _ in pairs]).reshape(len(physics), len(model.context))
-    strength = as_tensor([p.motor_strength for p in physics])
-    if any(p.changes for p in physics):
-        context, strength = context.unsqueeze(1).repeat(1, horizon, 1), strength.unsqueeze(1).repeat(1, horizon)
-        for i, (p, step) in enumerate(zip(physics, first_step, strict=True)):
-            for steps, world in p.stretches(int(step), horizon, control_hz) if p.changes else ():
-                context[i, steps] = as_tensor(model.context.encode(world.labels())[0])
-                strength[i, steps] = world.motor_strength
     return DreamPhysics(
-        context=context,
-        known=as_tensor([k for _, k in pairs]).reshape(len(physics), len(model.context)),
-        strength=strength,
-        latency=torch.as_tensor([int(p.latency_steps) for p in physics]).to(device),
-        noise=as_tensor([p.sensor_noise for p in physics]),
-        push=as_tensor(pushes),
+        context=as_tensor(context),
+        known=as_tensor(known),
+        strength=as_tensor(strength),
+        latency=torch.as_tensor(worlds.column("latency_steps").astype(np.int64)).to(device),
+        noise=as_tensor(worlds.column("sensor_noise")),
+        push=as_tensor(push),
         push_column=column,
     )
+
+
+class Dreamt(NamedTuple):
+    """What is kept of N dreams once they have been learnt from."""
+
+    ended: Ended
+    paid: Tensor  # (N,) reward a step
+    counted: Tensor | None  # () steps that were learnt from, if not all
+    metrics: dict[str, Tensor]
 
 
 class DreamLearner:
@@ -98,6 +107,11 @@ class DreamLearner:
         self.scenarios, self.control_hz, self.config = list(scenarios), control_hz, config
         self.learner = ActorCritic(config.actor_critic, model, config.view)
         self.rng = np.random.default_rng(seed)
+        self._logged = Worlds.of_logs((episode["physics"] for episode in replay.reader.episodes), nominal)
+        parameters = [p for group in self.learner.optimizer.param_groups for p in group["params"]]
+        self._imitation = Gradients(self._imitation_loss, parameters)
+        self._dreamt = Gradients(self._dream_loss, parameters)
+        self._observe = Recorded(model.observe)
         chosen = good_episodes(replay, config.demonstrations)
         self.demonstrations = Replay(replay.reader, replay.context, chosen, terminal_share=0.0, device=replay.device)
         self.imagined_steps = 0
@@ -110,43 +124,37 @@ class DreamLearner:
         """The policy at work: the present one, or that actor's."""
         return Agent(self.model, actor or self.learner.actor, seed)
 
-    def _imitation(self) -> torch.Tensor:
-        batch = self.demonstrations.sample(self.config.batch, self.config.length, self.rng)
+    def _imitation_loss(self, batch: Batch) -> tuple[Tensor, None]:
         estimate = batch.context  # looked at only by an actor that sees an estimate
         if self.config.view == "estimate":
             with torch.no_grad():
                 estimate, _ = self.model.estimate_context(self.model.observe(batch, hidden=True))
-        return imitation_loss(self.model, self.learner.actor, batch, estimate)
+        return imitation_loss(self.model, self.learner.actor, batch, estimate), None
 
     def clone(self, progress: float) -> dict[str, float]:
         """One step of behaviour cloning; `progress` in [0, 1] lowers the learning rate to a tenth."""
         a = self.config.actor_critic
         self._set_rates(a.clone_lr * 0.1**progress, a.critic_lr)
-        loss = self._imitation()
-        self.learner.step(loss)
+        batch = self.demonstrations.sample(self.config.batch, self.config.length, self.rng)
+        loss, _, finite = self._imitation(batch)
+        self.learner.step.take(finite)
         self.begun_at = None
-        return {"imitation_loss": float(loss.detach())}
+        return {"imitation_loss": float(loss)}
 
     def _set_rates(self, actor: float, critic: float) -> None:
         for group, lr in zip(self.learner.optimizer.param_groups, (actor, critic), strict=True):
             group["lr"] = lr
 
-    def draw(self, starts: Starts) -> tuple[list[Physics], list[str]]:
-        """Physics for each start: the log's own, or with a scenario's factors in place of the log's."""
-        physics, names = [], []
-        stay = self.rng.random(len(starts.episode)) < self.config.logged_share
-        shares = self._shares()
-        for i, episode in enumerate(starts.episode.tolist()):
-            logged = Physics.of_log(self.replay.reader.episodes[episode]["physics"], self.nominal)
-            if stay[i] or not self.scenarios:
-                physics.append(logged)
-                names.append("logged")
-            else:
-                scenario = self.scenarios[int(self.rng.choice(len(self.scenarios), p=shares))]
-                start_s = float(starts.step[i]) / self.control_hz
-                physics.append(scenario.sample(self.task, self.rng, logged, start_s))
-                names.append(scenario.name)
-        return physics, names
+    def draw(self, starts: Starts) -> tuple[Worlds, np.ndarray]:
+        """Physics for each start: the log's own, or with a scenario's factors in place of the log's; and its name."""
+        count, rng = len(starts.episode), self.rng
+        logged = self._logged[starts.episode.cpu().numpy()]
+        stay = rng.random(count) < self.config.logged_share
+        which = np.full(count, -1)
+        if self.scenarios:
+            which = np.where(stay, -1, rng.choice(len(self.scenarios), count, p=self._shares()))
+        start_s = starts.step.cpu().numpy() / self.control_hz
+        return drawn_from(self.scenarios, which, self.task, rng, logged, start_s)
 
     def _shares(self) -> np.ndarray:
         """How much of the what-ifs each scenario gets: half evenly, half by its cost; what hurts is rehearsed more."""
@@ -154,21 +162,20 @@ class DreamLearner:
         cost = np.array([max(0.0, self.cost.get(scenario.name, 0.0)) for scenario in self.scenarios])
         return 0.5 * even + 0.5 * (cost / cost.sum() if cost.sum() > 0 else even)
 
-    def _notice(self, names: list[str], reward: torch.Tensor, rate: float = 0.02) -> None:
-        """Follows what each scenario costs, from imagined rewards (N, H) and what each dream was about."""
-        paid, which = reward.detach().mean(1).cpu().numpy(), np.array(names)
-        if not (which == "logged").any():
+    def _notice(self, names: np.ndarray, paid: np.ndarray, rate: float = 0.02) -> None:
+        """Follows what each scenario costs, from imagined rewards a step (N,) and what each dream was about."""
+        if not (names == LOGGED).any():
             return
-        usual = float(paid[which == "logged"].mean())
-        for name in set(names) - {"logged"}:
-            cost = usual - float(paid[which == name].mean())
+        usual = float(paid[names == LOGGED].mean())
+        for name in set(names) - {LOGGED}:
+            cost = usual - float(paid[names == name].mean())
             held = self.cost.get(name, 0.0)
             self.cost[name] = held + rate * (cost - held)
 
     def forget(self, names: set[str]) -> None:
         """Dreams of these scenarios do not go on."""
         if self.ongoing:
-            self.ongoing = self.ongoing[[i for i, name in enumerate(self.ongoing.names) if name not in names]]
+            self.ongoing = self.ongoing[np.flatnonzero([name not in names for name in self.ongoing.names])]
 
     def _begun(self) -> Dreams:
         """Those that go on, and for the rest new ones from the logs."""
@@ -179,7 +186,7 @@ class DreamLearner:
 
     def _starts(self, count: int) -> Starts:
         c = self.config
-        return draw_starts(self.model, self.replay, c.view, count, c.batch, c.length, self.rng, c.told)
+        return draw_starts(self._observe, self.replay, c.view, count, c.batch, c.length, self.rng, c.told)
 
     def begin(self, enough: Callable[[], bool] = lambda: False) -> None:
         """From cloning to dreaming, once: the clone is kept, and the critic learns what the logs' rows were worth.
@@ -222,21 +229,28 @@ class DreamLearner:
         first_step = dreams.starts.step.cpu().numpy()
         prepared = dream_physics(self.model, dreams.physics, first_step, c.horizon, self.control_hz)
         prepared.known *= c.told
-        with torch.set_grad_enabled(a.gradient == "dynamics"):
-            actor = fixed(learner.actor)
-            rollout = imagine(self.model, actor, dreams.starts, prepared, c.horizon, explore=True, noisy=True)
-            weighted, counted, trust = weighed(c.trust, self.model, rollout)
-        self._notice(dreams.names, rollout.reward)
+        if not prepared.known.is_cpu:
+            prepared = prepared.lasting(c.horizon)  # of one shape, as it is recorded, whether anything changes or not
+        _, found, finite = self._dreamt(dreams.starts, prepared)
+        self._notice(dreams.names, found.paid.cpu().numpy())
         # Bounds hold from a logged state on; one that was dreamt has none to begin with.
         most = 0 if c.trust.cut else round(c.go_on * c.dreams)
-        self.ongoing = going_on(dreams, rollout, most, c.longest, self.rng)
-        loss, metrics = learner.losses(self.model, weighted, counted)
-        learner.step(loss)
+        self.ongoing = going_on(dreams, found.ended, most, c.longest, self.rng)
+        learner.step.take(finite)
         learner.follow()
-        self.imagined_steps += c.dreams * c.horizon if counted is None else int(counted.sum())
+        self.imagined_steps += c.dreams * c.horizon if found.counted is None else int(found.counted)
         self.updates += 1
         costs = {f"cost_of_{name}": value for name, value in self.cost.items()}
-        return {name: float(value) for name, value in (metrics | trust).items()} | costs
+        return dict(zip(found.metrics, torch.stack(list(found.metrics.values())).tolist(), strict=True)) | costs
+
+    def _dream_loss(self, starts: Starts, physics: DreamPhysics) -> tuple[Tensor, "Dreamt"]:
+        c, learner = self.config, self.learner
+        with torch.set_grad_enabled(c.actor_critic.gradient == "dynamics"):
+            rollout = imagine(self.model, fixed(learner.actor), starts, physics, c.horizon, explore=True, noisy=True)
+            weighted, counted, trust = weighed(c.trust, self.model, rollout)
+        loss, metrics = learner.losses(self.model, weighted, counted)
+        steps = None if counted is None else counted.sum()
+        return loss, Dreamt(Ended.of(rollout), rollout.reward.mean(1), steps, metrics | trust)
 
     def state_dict(self) -> dict[str, Any]:
         return {

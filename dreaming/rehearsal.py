@@ -49,7 +49,7 @@ def rehearse(
         for position, step in zip(which.tolist(), steps.tolist(), strict=True):
             first = max(0, step - window + 1)
             rows = held_out.offset[position] + np.arange(first, step + 1)
-            starts = starts_from(model, held_out.gather(rows[None]), view)[-1:]
+            starts = starts_from(model.observe, held_out.gather(rows[None]), view)[-1:]
             episode = int(held_out.episodes[position])
             logged = Physics.of_log(held_out.reader.episodes[episode]["physics"], nominal)
             physics = scenario.sample(task, rng, logged, None if from_start else step / control_hz)

@@ -34,11 +34,13 @@ from configs import UserError, load_yaml, packaged, packaged_names, suggest
 from dreaming.bounds import check_known, part, read_number, read_ranges
 from dreaming.event import Event, read_event, told
 from envs import registry
-from envs.physics import FACTORS, Change, Physics, PhysicsRange, check_changeable, check_range, sample
+from envs.physics import FACTORS, Change, Physics, PhysicsRange, check_changeable, check_range, drawn
+from envs.worlds import Worlds
 from worldmodel.context import ContextSpec
 
 KIND = "scenarios"
 LABEL_DIGITS = (3, 6, 17)  # of worlds between bounds: the fewest that tell them apart
+LOGGED = "logged"  # the name of dreams under the logs' own physics
 SEARCH = "search"  # among the names of a night's scenarios: it is to find its own
 DEFAULT = "default"
 _KEYS = ("description", "physics", "levels", "events", "scenarios")
@@ -87,12 +89,21 @@ class Scenario:
             start_s: when, in its episode, a dream begins. The scenario's clock is then at a random moment up to the end
                 of its last event: few dreams would be long enough to meet one that is due a second from now.
         """
-        physics, events = sample(self.physics_for(task), nominal, rng), self.events_for(task)
-        if not events:
-            return physics
+        starts_s = None if start_s is None else np.array([start_s])
+        return self.sample_all(task, rng, Worlds.of([nominal]), starts_s)[0]
+
+    def sample_all(
+        self, task: str, rng: np.random.Generator, nominal: Worlds, start_s: np.ndarray | None = None
+    ) -> Worlds:
+        """`sample` for each of N worlds, with starts (N,)."""
+        values, events = drawn(self.physics_for(task), len(nominal), rng), self.events_for(task)
         pick = lambda b: float(rng.uniform(*b)) if isinstance(b, tuple) else float(b)  # noqa: E731
-        shift_s = 0.0 if start_s is None else start_s - rng.uniform(0.0, max(event.end_s for event in events))
-        return physics.changing([event.draw(pick, shift_s) for event in events])
+
+        def changes(i: int) -> list[Change]:
+            shift_s = 0.0 if start_s is None else start_s[i] - rng.uniform(0.0, max(event.end_s for event in events))
+            return [event.draw(pick, float(shift_s)) for event in events]
+
+        return nominal.with_factors(values, changes if events else None)
 
     def levels(self, task: str, nominal: Physics | None = None) -> list[tuple[str, Physics]]:
         """(label, world) of an evaluation.
@@ -127,9 +138,31 @@ class Scenario:
         return list(zip(labels, (world for _, _, world in spread), strict=True))
 
 
+def drawn_from(
+    scenarios: Sequence[Scenario],
+    which: np.ndarray,
+    task: str,
+    rng: np.random.Generator,
+    logged: Worlds,
+    start_s: np.ndarray,
+) -> tuple[Worlds, np.ndarray]:
+    """What each of N dreams is dreamt under, and what that is called.
+
+    Args:
+        which: (N,) number of the scenario; negative, and the dream stays under the physics that its log had.
+        start_s: (N,) as `Scenario.sample` takes it.
+    """
+    worlds, names = logged[np.arange(len(logged))], np.full(len(logged), LOGGED, object)
+    for i, scenario in enumerate(scenarios):
+        rows = np.flatnonzero(which == i)
+        worlds.put(rows, scenario.sample_all(task, rng, logged[rows], start_s[rows]))
+        names[rows] = scenario.name
+    return worlds, names
+
+
 def usual_world(task: str, context: ContextSpec) -> Physics:
     """What factors are where neither log nor scenario states them: the task's own, or the middle of what logs hold."""
-    if task in registry.TASKS:
+    if registry.simulated(task):
         return registry.nominal(task)
     middles = {name: c for name, c in zip(context.names, context.centre, strict=True) if name in FACTORS}
     return Physics().replace(**{name: round(c) if FACTORS[name].whole else c for name, c in middles.items()})

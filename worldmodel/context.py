@@ -8,7 +8,7 @@ Motor strength, latency and sensor noise are no context: they act on the streams
 dream exactly as in the simulator, and need not be learned.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,6 +57,24 @@ class ContextSpec:
             elif name in physics:
                 values[i] = (physics[name] - self.centre[i]) / self.scale[i]
                 known[i] = 1.0
+        return values, known
+
+    def encode_all(
+        self, count: int, label: Callable[[str], tuple[np.ndarray, np.ndarray]]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """`encode` (N, F) of many whose physics is known.
+
+        Args:
+            label: from a name to their values (N,), and which of them state it (N,).
+        """
+        values, known = np.zeros((2, count, len(self)), np.float32)
+        for i, name in enumerate(self.names):
+            if name == PUSH:
+                known[:, i] = 1.0
+            else:
+                value, stated = label(name)
+                values[:, i] = np.where(stated, (value - self.centre[i]) / self.scale[i], 0.0)
+                known[:, i] = stated
         return values, known
 
     def covers(self, factor: str) -> bool:

@@ -120,7 +120,7 @@ def test_the_model_is_told_each_steps_own_push(model, monkeypatch):
 def test_starts_hold_the_commands_of_their_own_episode_only(model, toy_log):
     reader = toy_log
     batch = Replay(reader, CONTEXT).gather(np.arange(14)[None])  # episodes of 5 and 7 steps, end to end
-    starts = starts_from(model, batch, "blind")
+    starts = starts_from(model.observe, batch, "blind")
     recent = starts.recent[..., 0].numpy()
     for row, (episode, step) in enumerate(zip(starts.episode.tolist(), starts.step.tolist(), strict=True)):
         # The step that led to row t was commanded 100 e + t - 1 and a quarter, in thousandths.

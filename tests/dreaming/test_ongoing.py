@@ -9,9 +9,10 @@ from test_actor_critic import CONTEXT, DEBUG, SMALL, some_logs
 from dreaming.actor_critic import ActorCriticConfig
 from dreaming.imagination import imagine
 from dreaming.learning import DreamConfig, DreamLearner, dream_physics
-from dreaming.ongoing import Dreams, going_on
+from dreaming.ongoing import Dreams, Ended, going_on
 from dreaming.scenario import load_scenarios
 from envs.physics import Physics
+from envs.worlds import Worlds
 from worldmodel.model import Spaces, WorldModel
 
 HZ = 20.0
@@ -41,7 +42,7 @@ def test_two_halves_are_the_whole_dream(learner):
     """Late commands, pushes and beliefs are all carried over."""
     dreams = learner._begun()
     late = Physics(latency_steps=2, floor_friction=0.2, push_m_s=0.3, push_start_s=0.1, push_every_s=0.25)
-    dreams = Dreams(dreams.starts, [late] * len(dreams), dreams.names, dreams.age)
+    dreams = Dreams(dreams.starts, Worlds.of([late] * len(dreams)), dreams.names, dreams.age)
     commands = torch.linspace(-1, 1, 6).reshape(1, 6, 1).expand(len(dreams), -1, -1)
     torch.manual_seed(1)
     whole = dreamt(learner, dreams, 6, commands)
@@ -57,10 +58,10 @@ def test_those_that_fell_or_are_too_old_do_not_go_on(learner):
     rollout = dreamt(learner, dreams, 4, torch.zeros(16, 4, 1))
     rollout.continuation[:] = 1.0
     rollout.continuation[:4, 2] = 0.4
-    found = going_on(dreams, rollout, 16, 12, np.random.default_rng(0))
+    found = going_on(dreams, Ended.of(rollout), 16, 12, np.random.default_rng(0))
     # Of ages 0, 4, 8, 12 four steps later, another four lead beyond twelve unless they began at 0 or 4.
     assert sorted(found.age.tolist()) == [4, 4, 4, 8, 8, 8]
-    assert len(going_on(dreams, rollout, 5, 12, np.random.default_rng(0))) == 5
+    assert len(going_on(dreams, Ended.of(rollout), 5, 12, np.random.default_rng(0))) == 5
 
 
 def test_a_learner_goes_on_with_half_of_its_dreams_in_their_own_worlds(learner):
@@ -69,7 +70,7 @@ def test_a_learner_goes_on_with_half_of_its_dreams_in_their_own_worlds(learner):
     assert len(kept) == 8 and set(kept.age.tolist()) == {4}
     begun = learner._begun()
     assert len(begun) == 16
-    assert begun.physics[:8] == kept.physics and begun.names[:8] == kept.names
+    assert begun.physics[:8] == kept.physics and begun.names[:8].tolist() == kept.names.tolist()
     assert begun.age.tolist() == [4] * 8 + [0] * 8
     torch.testing.assert_close(begun.starts.vector[:8], kept.starts.vector)
 

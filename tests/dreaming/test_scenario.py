@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 
 from configs import UserError, packaged_names
-from dreaming.scenario import Scenario, load_scenarios, within
+from dreaming.scenario import Scenario, drawn_from, load_scenarios, within
 from envs import registry
 from envs.physics import Physics
+from envs.worlds import Worlds
 
 WHAT_IFS = ["slippery", "payload", "push", "slope", "latency", "weak-motors"]
 TASKS = ["push-box", "hopper", "ant"]
@@ -225,3 +226,17 @@ def test_a_scenario_that_changes_nothing():
     assert nominal.factors("hopper") == []
     assert nominal.levels("hopper") == [("nominal", base)]
     assert nominal.sample("hopper", np.random.default_rng(0), base) == base
+
+
+def test_many_worlds_are_drawn_each_from_its_own_scenario():
+    slippery, payload = load_scenarios("slippery,payload", "hopper")
+    logged = Worlds.of([Physics(floor_friction=0.5, gravity_m_s2=9.0 + i / 10) for i in range(6)])
+    which = np.array([0, 1, -1, 0, 1, -1])
+    worlds, names = drawn_from([slippery, payload], which, "hopper", np.random.default_rng(0), logged, np.zeros(6))
+    assert names.tolist() == ["slippery", "payload", "logged"] * 2
+    assert worlds.column("gravity_m_s2").tolist() == logged.column("gravity_m_s2").tolist()  # what none of them names
+    low, high = slippery.physics_for("hopper")["floor_friction"]
+    assert all(low <= worlds[i].floor_friction <= high for i in (0, 3))
+    assert worlds[0].floor_friction != worlds[3].floor_friction
+    assert list(worlds[np.array([2, 5])]) == list(logged[np.array([2, 5])])
+    assert list(logged.column("floor_friction")) == [0.5] * 6

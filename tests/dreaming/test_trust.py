@@ -46,7 +46,7 @@ def dreamer(model: WorldModel, replay: Replay, trust: TrustConfig) -> DreamLearn
 
 
 def some_dreams(model: WorldModel, replay: Replay, learner: ActorCritic, horizon: int = 6) -> Rollout:
-    starts = starts_from(model, replay.sample(2, 4, np.random.default_rng(0)), "blind")
+    starts = starts_from(model.observe, replay.sample(2, 4, np.random.default_rng(0)), "blind")
     physics = dream_physics(model, [Physics()] * 8, np.zeros(8, int), horizon, 20.0)
     return imagine(model, learner.actor, starts, physics, horizon, explore=True)
 

@@ -51,3 +51,16 @@ def test_pushes_are_a_context_that_is_known_where_anything_is():
 def test_range_of_gives_the_logs_range_back():
     spec = ContextSpec.from_logs([{"floor_friction": 0.2}, {"floor_friction": 0.8}], NO_PUSH)
     assert spec.range_of("floor_friction") == pytest.approx((0.2, 0.8))
+
+
+def test_many_are_encoded_as_one_by_one():
+    spec = ContextSpec(("floor_friction", "push", "tyre_wear"), (0.3, 0.0, 1.0), (0.2, 0.5, 4.0))
+    labels = [{"floor_friction": 0.1, "tyre_wear": 2.0}, {"floor_friction": 0.35}]
+
+    def label(name: str) -> tuple[np.ndarray, np.ndarray]:
+        return np.array([one.get(name, 0.0) for one in labels]), np.array([name in one for one in labels])
+
+    values, known = spec.encode_all(2, label)
+    for i, one in enumerate(labels):
+        each = spec.encode(one)
+        assert (values[i].tolist(), known[i].tolist()) == (each[0].tolist(), each[1].tolist())
