@@ -114,8 +114,9 @@ def clock_of(device: torch.device) -> Callable[[], float]:
     return until_done if device.type == "cuda" else time.process_time
 
 
-def gflop_s(dtype: torch.dtype, device: torch.device, clock: Callable[[], float], n: int = 1024) -> float:
+def gflop_s(dtype: torch.dtype, device: torch.device, clock: Callable[[], float]) -> float:
     """The most that this machine multiplies, in products of n x n."""
+    n = 1024 if device.type == "cpu" else 8192
     x = torch.randn(n, n, device=device, dtype=dtype)
     least = float("inf")
     for _ in range(8):

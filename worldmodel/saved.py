@@ -67,5 +67,5 @@ def place(model: WorldModel, device: torch.device, compute: Literal["auto", "flo
     """Move a model, and round there as TrainerConfig's `compute` says."""
     model.to(device)
     if compute == "auto":
-        compute = "bfloat16" if device.type == "cuda" else "float32"
+        compute = "float32"  # an H200 took 6% longer for an update in bfloat16 at size 12m, and 11% at 1m
     compute_in(getattr(torch, compute), model.rssm)
