@@ -79,19 +79,22 @@ class ReturnScale(nn.Module):
         self.register_buffer("shares", torch.tensor([0.05, 0.95]), persistent=False)
 
     @torch.no_grad()
-    def update(self, returns: Tensor) -> Tensor:
+    def update(self, returns: Tensor, counted: Tensor | None = None) -> Tensor:
         """The range (scalar) with these returns in it; NaN if they are not finite, and then it stays as it is.
 
         Such a step is refused; a range that took it in would have all later ones refused as well.
+
+        Args:
+            counted: which of the returns count, if not all; where none does, the range stays as it is.
         """
-        if not returns.numel():
-            return (self.high - self.low).clamp(min=1.0)
-        low, high = torch.quantile(returns.flatten()[:100_000], self.shares)
-        finite = torch.isfinite(low + high)
+        counts = torch.ones_like(returns, dtype=torch.bool) if counted is None else counted
+        finite = torch.isfinite(torch.where(counts, returns, 0.0)).all()
+        low, high = torch.nanquantile(torch.where(counts, returns, torch.nan).flatten()[:100_000], self.shares)
+        moves = finite & torch.isfinite(low + high)
         rate = torch.where(self.started > 0, self.rate, 1.0)
-        self.low += torch.where(finite, rate * (low - self.low), 0.0)
-        self.high += torch.where(finite, rate * (high - self.high), 0.0)
-        self.started.copy_(torch.where(finite, 1.0, self.started))
+        self.low += torch.where(moves, rate * (low - self.low), 0.0)
+        self.high += torch.where(moves, rate * (high - self.high), 0.0)
+        self.started.copy_(torch.where(moves, 1.0, self.started))
         return torch.where(finite, (self.high - self.low).clamp(min=1.0), torch.nan)
 
 
@@ -163,7 +166,7 @@ class ActorCritic(nn.Module):
         with torch.no_grad():
             value = twohot_mean(logits, self.bins)
             targets = lambda_return(rollout.reward, rollout.continuation, value, c.discount, lam)
-            scale = self.scale.update(targets if counted is None else targets[counted])
+            scale = self.scale.update(targets, counted)
             ones = torch.ones_like(targets[:, :1])
             # A state counts as much as it is likely that the dream got there.
             weight = torch.cumprod(torch.cat([ones, c.discount * rollout.continuation[:, :-1]], 1), 1)

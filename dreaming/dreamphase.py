@@ -27,9 +27,13 @@ class DreamPhase:
         night = self.night
         if not night.simulated:
             self._explore(None)
+            self._believe([scenario for scenario in self.coverable if scenario.name not in self.state.refused])
             self._begin()
             self._updates(lambda: False)
             self._end()
+            if self.state.best_score is not None:  # of a night that had one
+                night.warn("there is no simulator here: the last policy took the place of the best one, untried")
+                self.state.best_score, self.state.best_worlds = None, ""
             night.save_policy(BEST)
             return
         helper = night.helper(ENVS, self.phase.seconds)

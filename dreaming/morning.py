@@ -26,7 +26,7 @@ from dreaming.truth import simulate
 from envs.record import ExpertPolicy, Policy
 from envs.slots import SimulatorError, first_line
 from envs.workers import ProcessLostError, Workers
-from worldmodel import results
+from worldmodel import recorded, results
 from worldmodel.evaluation import OpenLoop
 
 SURVIVAL, AUDIT = "survival.json", "audit/report.json"
@@ -110,6 +110,8 @@ def report(night: Night, phase: Phase) -> Path:
         OSError: the disk is full, and no room was made; all that was saved before is there.
     """
     night.saving.settle(night.budget.stop.is_set)
+    for text in recorded.TROUBLE:
+        night.warn(text)
     found = _facts(night)
     if night.has_model or night.run.has_logs(night.config):
         try:
@@ -118,6 +120,8 @@ def report(night: Night, phase: Phase) -> Path:
             found.warnings.append(str(error))
     audited = night.run.read_json(AUDIT) if "audit" in night.state.done else None
     found.audit = AuditReport.from_dict(audited) if audited else None
+    if found.audit is not None:  # as it was when it was audited: a night may be ended on another machine
+        found.audited = found.audit.simulator
     if night.searches and night.state.exploration:
         found.explored, found.not_learnable = findings(night)
     elif "learn" in night.state.done and phase.left() > 8 and not night.budget.stop.is_set():
@@ -181,7 +185,7 @@ def _from_logs(night: Night, found: data.Report) -> None:
     steps = sum(episode["length"] for episode in reader.episodes)
     found.logs = data.Logs(len(reader), steps, ranges)
     saved = night.run.read_json(SURVIVAL)
-    if saved and saved.get("night") == night.state.nights and night.simulated:
+    if saved and saved.get("night") == night.state.nights:
         by_policy = {n: [CellResult.from_dict(r) for r in rows] for n, rows in saved["results"].items()}
         cells = [(r.scenario, r.label, r.world(night.nominal)) for r in by_policy["before"]]
         found.survival = report_cells(Survival(cells, by_policy, saved["seeds"]), ranges, night.nominal)

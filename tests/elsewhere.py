@@ -24,6 +24,7 @@ from worldmodel.recorded import tensors
 ELSEWHERE = torch.device("meta")
 COPY, MOVE = torch.ops.aten.copy_.default, torch.ops.aten._to_copy.default
 TELLING = {getattr(torch.ops.aten, name).default for name in ("_local_scalar_dense", "nonzero", "masked_select")}
+INDEXING = {torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default, torch.ops.aten.index_put.default}
 DRAWS = {getattr(torch.ops.aten, name).default for name in ("rand", "randn", "rand_like", "randn_like")}
 
 
@@ -92,9 +93,12 @@ class Repeated:
 
 
 def refuse(func: Any, given: list[Tensor], lie_there: list[bool], asked: Any) -> None:
-    """What a GPU cannot do while it is recorded: tell numbers to the CPU, or get any from there."""
+    """What a GPU cannot do while it is recorded: tell numbers to the CPU, or get any from there.
+
+    That it would go on with a number of Python's as it was then, no one tells here.
+    """
     across = func in (COPY, MOVE) and (len(set(lie_there)) > 1 or (asked and (asked == ELSEWHERE) != lie_there[0]))
-    masks = func is torch.ops.aten.index.Tensor and any(x.dtype is torch.bool for x in given[1:])
+    masks = func in INDEXING and any(x.dtype is torch.bool for x in given[1:])
     if any(lie_there) and (func in TELLING or masks) or across:
         raise RuntimeError(f"{func} cannot be recorded")
 
@@ -137,7 +141,7 @@ def second_device() -> Iterator[torch.device]:
     finally:
         _pairs.cache_clear()
         recorded.UNRECORDED = before
-        del recorded.RECORDERS[ELSEWHERE.type]
+        recorded.RECORDERS.pop(ELSEWHERE.type, None)
 
 
 class DrawsOfTheCPU(TorchDispatchMode):

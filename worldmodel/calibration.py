@@ -193,4 +193,5 @@ def _terms(disagreement: Tensor) -> Tensor:
 
 
 def _expected(terms: Tensor, shape: Sequence[float]) -> Tensor:
-    return (terms @ terms.new_tensor(shape)).exp()
+    # Not as one product: a GPU that is recorded takes numbers of Python, but no tensor that the CPU makes.
+    return torch.stack([factor * term for factor, term in zip(shape, terms.unbind(-1), strict=True)]).sum(0).exp()

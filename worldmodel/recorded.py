@@ -4,7 +4,6 @@ An update is thousands of small kernels, and Python asks for them more slowly th
 for 23 of the 297 ms of an update on 64 dreams. A recording asks for all of them at once.
 """
 
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, Protocol
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+TROUBLE: list[str] = []  # plain sentences, for the report
 UNRECORDED = 2  # first calls: libraries set themselves up in them, which cannot be recorded
 
 
@@ -63,7 +63,7 @@ class Recorded:
                 self._recordings[kind] = RECORDERS[device.type](self.work, own), list(tensors(own))
             except UnrecordableError as error:  # a night goes on, if more slowly
                 del RECORDERS[device.type]
-                warnings.warn(f"nothing is recorded on this GPU, which takes longer: {error}", stacklevel=2)
+                TROUBLE.append(f"nothing is recorded on this GPU any more, which takes longer: {error}")
                 return self.work(*bare)
         recording, held = self._recordings[kind]
         for buffer, given in zip(held, tensors(inputs), strict=True):
@@ -155,4 +155,6 @@ def _kind(tree: Any) -> Any:
     if isinstance(tree, np.ndarray):
         return None
     parts = _parts(tree)
-    return (type(tree), *map(_kind, parts)) if parts or isinstance(tree, (tuple, list, dict)) else tree
+    if not parts and not isinstance(tree, (tuple, list, dict)):
+        return tree
+    return type(tree), tuple(tree) if isinstance(tree, dict) else None, *map(_kind, parts)

@@ -60,12 +60,14 @@ class Home:
     def environment(self, script: str, threads: int, device: str = "cpu") -> dict[str, str]:
         path = {"ours": HERE.parent.parent, "peer_official": self.official}.get(script)
         eigen = "false" if threads == 1 else "true"
+        # What was put into this Python's path is for no other's.
+        inherited = os.environ.get("PYTHONPATH") if self.python(script) == sys.executable else None
         return {
             **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads)),
             "XLA_FLAGS": f"--xla_cpu_multi_thread_eigen={eigen}",
             "JAX_PLATFORMS": device,
             "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # it would take most of a GPU that contenders share
-            "PYTHONPATH": os.pathsep.join(filter(None, (str(path or ""), os.environ.get("PYTHONPATH")))),
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(path or ""), inherited))),
         }
 
 

@@ -103,7 +103,7 @@ def prepare(options: Dream, run: RunFolder) -> NightConfig:
     if before and before.task != task:
         raise UserError(f"{run.path} is a run of {before.task}, not of {task}; give another --run")
     own_logs = (run.episodes / SCHEMA).is_file() and not options.data
-    if not registry.simulated(task) and not options.data and before is None and not own_logs:
+    if not (registry.simulated(task) or options.data or own_logs or (before and before.data)):
         registry.task_class(task)  # raises, with a suggestion or the reason
     if options.scenario is not None:
         asked(options.scenario, task)
@@ -111,8 +111,9 @@ def prepare(options: Dream, run: RunFolder) -> NightConfig:
     if options.data is not None:
         logs = as_log_folder(options.data, run.episodes)
         data = "" if logs.resolve() == run.episodes.resolve() else str(logs.resolve())
-        if before and before.data != data and checkpoint.exists(run.checkpoints, NAME):
-            there = before.data or run.episodes
+        there = Path(before.data) if before and before.data else run.episodes
+        # A run that was copied from elsewhere may be shown where its logs lie now.
+        if before and before.data != data and checkpoint.exists(run.checkpoints, NAME) and (there / SCHEMA).is_file():
             raise UserError(
                 f"{run.path} has learnt from {there}, not {options.data}; leave --data out, or give a new --run"
             )
@@ -128,7 +129,7 @@ def prepare(options: Dream, run: RunFolder) -> NightConfig:
         raise UserError(f"{folder} holds no logs any more (no {SCHEMA}); give --data anew, or a new --run")
     config = _settle(options, run, before or NightConfig.for_task(task), before is None, data)
     asked(config.scenario, task)
-    wakes = config.wake and registry.simulated(task) and (run.episodes / SCHEMA).is_file()
+    wakes = config.wake and registry.simulated(task) and (run.episodes / SCHEMA).is_file()  # else there is no wake
     if wakes and read_schema(run.episodes) not in (registry.schema(task, image) for image in (False, True)):
         raise UserError(
             f"--wake adds episodes to {run.episodes}, whose format is not today's; leave it out, or give a new --run"
@@ -152,8 +153,10 @@ def _settle(options: Dream, run: RunFolder, config: NightConfig, new: bool, data
         check_seed(options.seed)
     if chosen.get("wake", config.wake) < 0:
         raise UserError(f"--wake is {options.wake}; give the number of simulator steps, 0 for none")
-    if chosen.get("wake", config.wake) and (data or not registry.simulated(config.task)):
+    if chosen.get("wake", config.wake) and data:
         raise UserError("--wake adds episodes of the simulator to the run's own logs; leave it out with --data")
+    if options.wake and not registry.simulated(config.task):
+        raise UserError(f"--wake asks for steps of the simulator: {registry.no_simulator(config.task)}; leave it out")
     if options.view is not None:
         chosen["dream"] = replace(config.dream, view=options.view)
     return replace(config, data=data, **chosen)

@@ -54,12 +54,12 @@ def test_dreams_that_are_the_truth_fail_where_the_truth_does(slippery, monkeypat
         )
 
     monkeypatch.setattr(atlas_module, "imagine", imagine)
-    monkeypatch.setattr(atlas_module, "starts_from", lambda model, rows, view: rows)
+    monkeypatch.setattr(atlas_module, "starts_from", lambda observe, rows, view: rows)
     monkeypatch.setattr(atlas_module, "dream_physics", lambda *arguments: None)
     monkeypatch.setattr(atlas_module, "MOST_STATES", 5 * 80)
     replay = SimpleNamespace(episodes=np.arange(12), offset=np.arange(12), gather=lambda rows: rows[:, 0].tolist())
     actor = SimpleNamespace(view="blind")
-    found = dreamt_failures(None, actor, replay, TASK, registry.nominal(TASK), 12, seed=3)
+    found = dreamt_failures(SimpleNamespace(observe=None), actor, replay, TASK, registry.nominal(TASK), 12, seed=3)
     began_at = np.random.default_rng(3).choice(12, 12)
     assert found.tolist() == [not slippery[i][2] for i in began_at]
     assert 0 < sum(found) < 12, "both outcomes should be among them"

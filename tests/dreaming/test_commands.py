@@ -3,6 +3,7 @@
 import errno
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -124,6 +125,7 @@ def test_no_simulator(command, monkeypatch, tmp_path):
         raise ModuleNotFoundError("No module named 'pybullet'", name="pybullet")
 
     monkeypatch.setattr(registry.importlib, "import_module", missing)
+    monkeypatch.setitem(sys.modules, "pybullet", None)
     assert command("dream", "--run", tmp_path / "run").refused("PyBullet is not installed", "Python 3.11")
     assert command("record-rollouts", "--out", tmp_path / "logs").refused("PyBullet is not installed")
 

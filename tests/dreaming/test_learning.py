@@ -15,7 +15,9 @@ from dreaming.auditing import LOGGED
 from dreaming.learning import DreamConfig, DreamLearner
 from dreaming.rehearsal import rehearse, replayed_logs
 from dreaming.scenario import load_scenarios
+from dreaming.trust import TrustConfig
 from envs.physics import Physics
+from worldmodel.calibration import Calibration
 from worldmodel.device import CPU, device_of
 from worldmodel.episode import Episode
 from worldmodel.model import ModelConfig
@@ -79,10 +81,21 @@ def rehearsing(learner: DreamLearner) -> list[Any]:
     [(learning, "dynamics"), (learning, "reinforce"), (acting, "dynamics"), (rehearsing, "dynamics")],
 )
 @pytest.mark.parametrize("view", ["blind", "estimate"])
-def test_nights_give_the_numbers_of_the_cpu(
-    elsewhere, logs, work: Callable[[DreamLearner], list[Any]], gradient, view
-):
+def test_nights_give_the_numbers_of_the_cpu(elsewhere, logs, work: Callable[[DreamLearner], list[Any]], gradient, view):
     settings = replace(SMALL, gradient=gradient)
     config = DreamConfig(settings, view, horizon=4, dreams=6, batch=2, length=8)
     here = work(learner_on(CPU, logs, config))
     assert alike(work(learner_on(elsewhere, logs, config)), here, elsewhere)
+
+
+@pytest.mark.parametrize("trust", [TrustConfig(penalty=0.1), TrustConfig(cut=True)])
+def test_dreams_that_trust_bounds_give_the_numbers_of_the_cpu(elsewhere, logs, trust):
+    def losses(device: torch.device) -> list[Any]:
+        learner = learner_on(device, logs, DreamConfig(SMALL, horizon=4, dreams=6, batch=2, length=8))
+        learner.model.calibration = Calibration(0.9, 0.5, 3, (0.1, 0.2, -0.1, 0.05, 0.0), 0.4, 0.5, 4)
+        learner.config = replace(learner.config, trust=trust)
+        return [*learner.dream(0.0).values(), *learner.dream(0.5).values(), learner.imagined_steps]
+
+    here = losses(CPU)
+    assert alike(losses(elsewhere), here, elsewhere)
+    assert (here[-1] < 2 * 6 * 4) == trust.cut

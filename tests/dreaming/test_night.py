@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from small_nights import SECONDS, Ears, play, small_config
 
+from configs import UserError
 from dreaming.cli import Dream
 from dreaming.clock import Budget
 from dreaming.commands.dream import prepare
@@ -69,12 +71,76 @@ def test_a_night_that_was_killed_after_its_report_can_be_ended(small_night, tmp_
     assert ears.phases == ["report"] and (run.progress().nights, run.progress().done) == (1, [])
 
 
-def test_without_pybullet_a_night_learns_from_logs(small_night, tmp_path, monkeypatch):
+@pytest.fixture
+def without_pybullet(monkeypatch):
     def missing(task: str):
         raise AssertionError(f"the simulator of {task} was asked for")
 
     monkeypatch.setitem(sys.modules, "pybullet", None)
     monkeypatch.setattr(registry, "task_class", missing)
+
+
+def test_a_run_goes_on_without_pybullet_and_its_best_policy_is_no_longer_vouched_for(
+    small_night, tmp_path, without_pybullet
+):
+    run = RunFolder(tmp_path / "run")
+    shutil.copytree(small_night.path, run.path)
+    state = run.progress()
+    state.best_score, state.refused = 0.5, {"slippery": "audits said so"}
+    run.save_progress(state)
+    ears, _ = play(run.path, 8.0)
+    after = run.progress()
+    assert (after.best_score, after.best_worlds) == (None, "")
+    assert any("took the place of the best one, untried" in text for text in ears.notes)
+    report = Report.load(run.path)
+    assert not report.audited and "slippery" in {one.scenario for one in report.refused}
+    rows = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    dreamt = [row for row in rows if row["phase"] == "dream"][-1]
+    assert dreamt["step"] > state.updates and "cost_of_latency" in dreamt and "cost_of_slippery" not in dreamt
+
+
+def test_what_was_audited_before_pybullet_went_is_told(small_night, tmp_path, without_pybullet):
+    run = RunFolder(tmp_path / "run")
+    shutil.copytree(small_night.path, run.path)
+    state = run.progress()
+    state.nights, state.done = state.nights - 1, PHASES[:-1]
+    run.save_progress(state)
+    before = Report.load(run.path)
+    play(run.path, 4.0)
+    report = Report.load(run.path)
+    assert report.audited and [one.after for one in report.survival] == [one.after for one in before.survival]
+
+
+def test_without_pybullet_a_wake_is_refused_and_a_configured_one_left_out(small_night, tmp_path, without_pybullet):
+    run = RunFolder(tmp_path / "run")
+    shutil.copytree(small_night.path, run.path)
+    with pytest.raises(UserError, match="no simulator of push-box here, as PyBullet is not installed"):
+        prepare(Dream(run=run.path, wake=500), run)
+    run.create(replace(run.config(), wake=500))
+    assert prepare(Dream(run=run.path), run).wake == 500
+    assert not Night(run.config(), run, Budget(1.0, []), Ears()).simulated
+
+
+def test_a_run_without_logs_says_that_pybullet_is_missing(small_night, tmp_path, without_pybullet):
+    run = RunFolder(tmp_path / "run")
+    run.create(small_config())
+    with pytest.raises(AssertionError, match="simulator of push-box"):
+        prepare(Dream(run=run.path), run)
+
+
+def test_a_run_that_was_copied_is_shown_where_its_logs_lie(small_night, tmp_path):
+    run, logs = RunFolder(tmp_path / "run"), small_night.path / "episodes"
+    shutil.copytree(small_night.path, run.path)
+    run.create(replace(run.config(), data=str(tmp_path / "gone")))
+    with pytest.raises(UserError, match="holds no logs any more.*give --data anew"):
+        prepare(Dream(run=run.path), run)
+    assert prepare(Dream(run=run.path, data=logs), run).data == str(logs.resolve())
+    shutil.copytree(logs, tmp_path / "others")
+    with pytest.raises(UserError, match="has learnt from"):
+        prepare(Dream(run=run.path, data=tmp_path / "others"), run)
+
+
+def test_without_pybullet_a_night_learns_from_logs(small_night, tmp_path, without_pybullet):
     data = small_night.path / "episodes"
     config = prepare(Dream(data=data, run=tmp_path / "asked"), RunFolder(tmp_path / "asked"))
     assert (config.task, config.data) == ("push-box", str(data.resolve()))

@@ -83,6 +83,24 @@ def test_other_shapes_and_other_settings_are_recorded_apart(there):
     assert done(5 * row, 2.0) is kept[0]
 
 
+def test_dicts_of_other_names_are_recorded_apart(there):
+    done, one = Recorded(lambda x: x["a"] if "a" in x else -x["b"]), torch.ones(1, device=there)
+    assert [float(done({name: one})) for name in "ab"] == [1, -1]
+
+
+def test_work_that_cannot_be_recorded_is_done_as_it_is_and_told_of(there, monkeypatch):
+    class Never:
+        def __init__(self, work: Any, inputs: tuple) -> None:
+            raise recorded.UnrecordableError("no room")
+
+    monkeypatch.setitem(recorded.RECORDERS, there.type, Never)
+    monkeypatch.setattr(recorded, "TROUBLE", [])
+    done, one = Recorded(lambda x: 2 * x), torch.ones(1, device=there)
+    assert [float(done(n * one)) for n in (1.0, 2.0)] == [2, 4]
+    assert ["no room" in text for text in recorded.TROUBLE] == [True]
+    assert there.type not in recorded.RECORDERS
+
+
 def test_the_first_calls_are_not_recorded(there, monkeypatch):
     monkeypatch.setattr(recorded, "UNRECORDED", 2)
     done, one = Recorded(lambda x: 2 * x), torch.ones(1, device=there)
@@ -98,6 +116,7 @@ def test_the_first_calls_are_not_recorded(there, monkeypatch):
         lambda x: x + torch.tensor([1.0, 2.0]).to(x.device),
         lambda x: x[x > 0],
         lambda x: x.cpu(),
+        lambda x: x.clone().index_put_((x > 0,), torch.zeros((), device=x.device)),
     ],
 )
 def test_what_could_not_be_recorded_is_refused_here(there, work):
@@ -160,10 +179,10 @@ def test_a_recording_draws_anew_each_time():
 @needs_gpu
 def test_what_a_gpu_cannot_record_is_done_as_it_is(monkeypatch):
     monkeypatch.setitem(recorded.RECORDERS, "cuda", recorded.CudaGraph)  # and back afterwards
+    monkeypatch.setattr(recorded, "TROUBLE", [])
     done, one = Recorded(lambda x: x * float(x[0])), torch.ones(2, device="cuda")
     found = [done((i + 1) * one).tolist() for i in range(recorded.UNRECORDED)]
-    with pytest.warns(UserWarning, match="nothing is recorded"):
-        found.append(done(3 * one).tolist())
-    found.append(done(4 * one).tolist())
+    found += [done(3 * one).tolist(), done(4 * one).tolist()]
+    assert len(recorded.TROUBLE) == 1
     assert found == [[i * i] * 2 for i in (1, 2, 3, 4)]
     assert float(torch.rand(1, device="cuda")) >= 0  # the random numbers go on
