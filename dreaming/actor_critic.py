@@ -87,9 +87,12 @@ class ReturnScale(nn.Module):
         Args:
             counted: which of the returns count, if not all; where none does, the range stays as it is.
         """
-        counts = torch.ones_like(returns, dtype=torch.bool) if counted is None else counted
-        finite = torch.isfinite(torch.where(counts, returns, 0.0)).all()
-        low, high = torch.nanquantile(torch.where(counts, returns, torch.nan).flatten()[:100_000], self.shares)
+        if counted is None:
+            finite = torch.isfinite(returns).all()
+            low, high = torch.quantile(returns.flatten()[:100_000], self.shares)
+        else:
+            finite = torch.isfinite(torch.where(counted, returns, 0.0)).all()
+            low, high = torch.nanquantile(torch.where(counted, returns, torch.nan).flatten()[:100_000], self.shares)
         moves = finite & torch.isfinite(low + high)
         rate = torch.where(self.started > 0, self.rate, 1.0)
         self.low += torch.where(moves, rate * (low - self.low), 0.0)

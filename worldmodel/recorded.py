@@ -57,7 +57,7 @@ class Recorded:
         if kind not in self._recordings:
             bare = mapped(inputs, lambda x: x)
             if calls <= UNRECORDED:
-                return aside(device, self.work, bare)
+                return _aside(device, self.work, bare)
             own = mapped(inputs, torch.clone)
             try:
                 self._recordings[kind] = RECORDERS[device.type](self.work, own), list(tensors(own))
@@ -94,10 +94,12 @@ _SIDES: dict[torch.device, torch.cuda.Stream] = {}
 
 
 def _side(device: torch.device) -> torch.cuda.Stream:
-    return _SIDES.setdefault(device, torch.cuda.Stream(device))
+    if device not in _SIDES:
+        _SIDES[device] = torch.cuda.Stream(device)
+    return _SIDES[device]
 
 
-def aside(device: torch.device, work: Callable[..., Any], inputs: tuple[Any, ...]) -> Any:
+def _aside(device: torch.device, work: Callable[..., Any], inputs: tuple[Any, ...]) -> Any:
     """The work on a stream of its own, as recording asks for of all that comes before it."""
     if device.type != "cuda":
         return work(*inputs)
