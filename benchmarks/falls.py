@@ -28,11 +28,11 @@ import tyro
 from atlas import POLICIES
 
 from dreaming.audit_report import Falls
-from dreaming.auditing import LOGGED, Auditor
+from dreaming.auditing import Auditor
 from dreaming.comparison import FALL_HORIZONS, Comparison
 from dreaming.rehearsal import replayed_logs
 from dreaming.run import RunFolder
-from dreaming.scenario import load_scenarios
+from dreaming.scenario import LOGGED, load_scenarios
 from dreaming.selection import AUDIT_SEEDS
 from dreaming.truth import Dream, Truth, from_log, simulate
 from envs import registry

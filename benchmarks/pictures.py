@@ -1,7 +1,7 @@
 """The pictures of docs/concepts.md, drawn from a rover's run; nothing in them is chosen by hand.
 
-    python benchmarks/survival.py --task rover --seeds 1 --first-seed 2 --arms whole --scenario slippery --dream-s 240
-    python benchmarks/pictures.py --run runs/survival/rover/seed-2/whole --out docs
+python benchmarks/survival.py --task rover --seeds 1 --first-seed 2 --arms whole --scenario slippery --dream-s 240
+python benchmarks/pictures.py --run runs/survival/rover/seed-2/whole --out docs
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ from matplotlib.figure import Figure
 from dreaming.agent import Agent
 from dreaming.atlas import dreamt_failures
 from dreaming.audit import Dream
-from dreaming.auditing import LOGGED
 from dreaming.clock import allot
 from dreaming.evaluate import evaluate
 from dreaming.night import SHARES
 from dreaming.rehearsal import rehearse
 from dreaming.run import BEST, CLONE, RunFolder
-from dreaming.scenario import Scenario
+from dreaming.scenario import LOGGED, Scenario
 from dreaming.selection import AUDIT_SEEDS, SURVIVAL_SEEDS
 from dreaming.truth import Truth, simulate
 from envs import registry

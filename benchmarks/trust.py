@@ -24,10 +24,9 @@ from torch import nn
 
 from configs import UserError
 from dreaming.agent import Actor
-from dreaming.auditing import LOGGED
 from dreaming.rehearsal import rehearse
 from dreaming.run import CLONE, RunFolder
-from dreaming.scenario import Scenario, load_scenarios
+from dreaming.scenario import LOGGED, Scenario, load_scenarios
 from dreaming.statistics import wilson
 from dreaming.trust import covered, recalibrated, restated
 from dreaming.truth import Dream, Truth, simulate

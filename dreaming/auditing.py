@@ -13,14 +13,12 @@ from dreaming.agent import Actor, View
 from dreaming.audit import AuditReport, Dream, audit, audit_on_logs
 from dreaming.beside import Tell
 from dreaming.rehearsal import rehearse, replayed_logs
-from dreaming.scenario import Scenario
+from dreaming.scenario import LOGGED, Scenario
 from envs.physics import Physics
 from envs.workers import Workers
 from worldmodel.checkpoint import write_atomically
 from worldmodel.model import WorldModel
 from worldmodel.replay import Replay
-
-LOGGED = Scenario("logged", "The physics that each log had.", {"default": {}})
 
 
 @dataclasses.dataclass

@@ -13,13 +13,12 @@ from typing import Any
 
 from dreaming.actor_critic import ActorCritic
 from dreaming.audit_report import AuditReport
-from dreaming.auditing import LOGGED
 from dreaming.beside import Beside, Here, LostError, Work
 from dreaming.clock import Phase
 from dreaming.logged_returns import poor_and_excellent
 from dreaming.night import Night
 from dreaming.run import BEST
-from dreaming.scenario import Scenario
+from dreaming.scenario import LOGGED, Scenario
 from dreaming.selection import AUDIT_SEEDS, Score, Selector, affordable_draws, some_steps
 from dreaming.survival import StoppedError, as_logged
 from envs import registry

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from configs import UserError
 from dreaming.actor_critic import ReturnScale, follow, lambda_return
 from worldmodel.context import ContextSpec
-from worldmodel.device import CPU, device_of
+from worldmodel.device import CPU, device_of, numbers
 from worldmodel.distributions import (
     BoundedNormal,
     twohot_bins,
@@ -78,7 +78,7 @@ class Dreamer(nn.Module):
         self.to(device)
         self.optimizer = LaProp([p for p in self.parameters() if p.requires_grad], config.lr, config.warmup)
         self.step = SafeStep(self.optimizer)
-        self._gradients = Gradients(self.loss, self.optimizer.param_groups[0]["params"])
+        self._gradients = Gradients(self.loss, self.step.parameters)
 
     @torch.no_grad()
     def imagine(self, start: State) -> Dream:
@@ -168,8 +168,7 @@ class Dreamer(nn.Module):
         loss, metrics, finite = self._gradients(batch)
         if self.step.take(finite):
             follow(self.slow_critic, self.critic, self.config.slow_rate)
-        names, values = list(metrics), torch.stack([*metrics.values(), loss]).tolist()
-        return dict(zip([*names, "loss"], values, strict=True)) | {"skipped": float(self.step.skipped)}
+        return numbers(metrics | {"loss": loss}) | {"skipped": float(self.step.skipped)}
 
 
 class Acting:

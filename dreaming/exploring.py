@@ -21,7 +21,7 @@ from dreaming.night import Night
 from dreaming.outlook import SHARE, horizons, trusted_for
 from dreaming.rehearsal import rehearse_at_once
 from dreaming.run import CLONE
-from dreaming.scenario import Scenario
+from dreaming.scenario import LOGGED, Scenario
 from dreaming.search import Space
 from dreaming.selection import AUDIT_SEEDS
 from dreaming.survival import log_ranges
@@ -107,7 +107,7 @@ class Exploring:
         # What was begun in a cell that is refused now must not go on.
         low, high = self.exploration.territory.ends()
         if (low > ends[0]).any() or (high < ends[1]).any():
-            dreamer, kept = self.night.dreamer, {"logged", *(scenario.name for scenario in self.written)}
+            dreamer, kept = self.night.dreamer, {LOGGED.name, *(scenario.name for scenario in self.written)}
             dreamer.forget({name for name in dreamer.ongoing.names if name not in kept} if dreamer.ongoing else set())
 
     def _audit(self, scenario: Scenario, look: int) -> Verdict:

@@ -20,7 +20,7 @@ from dreaming.trust import TrustConfig, weighed
 from envs.physics import Physics
 from envs.worlds import Worlds
 from worldmodel.context import PUSH
-from worldmodel.device import device_of, random_state, set_random_state
+from worldmodel.device import device_of, numbers, random_state, set_random_state
 from worldmodel.model import WorldModel
 from worldmodel.optim import Gradients
 from worldmodel.recorded import Recorded
@@ -108,9 +108,8 @@ class DreamLearner:
         self.learner = ActorCritic(config.actor_critic, model, config.view)
         self.rng = np.random.default_rng(seed)
         self._logged = Worlds.of_logs((episode["physics"] for episode in replay.reader.episodes), nominal)
-        parameters = [p for group in self.learner.optimizer.param_groups for p in group["params"]]
-        self._imitation = Gradients(self._imitation_loss, parameters)
-        self._dreamt = Gradients(self._dream_loss, parameters)
+        self._imitation = Gradients(self._imitation_loss, self.learner.step.parameters)
+        self._dreamt = Gradients(self._dream_loss, self.learner.step.parameters)
         self._observe = Recorded(model.observe)
         chosen = good_episodes(replay, config.demonstrations)
         self.demonstrations = Replay(replay.reader, replay.context, chosen, terminal_share=0.0, device=replay.device)
@@ -164,10 +163,10 @@ class DreamLearner:
 
     def _notice(self, names: np.ndarray, paid: np.ndarray, rate: float = 0.02) -> None:
         """Follows what each scenario costs, from imagined rewards a step (N,) and what each dream was about."""
-        if not (names == LOGGED).any():
+        if not (names == LOGGED.name).any():
             return
-        usual = float(paid[names == LOGGED].mean())
-        for name in set(names) - {LOGGED}:
+        usual = float(paid[names == LOGGED.name].mean())
+        for name in set(names) - {LOGGED.name}:
             cost = usual - float(paid[names == name].mean())
             held = self.cost.get(name, 0.0)
             self.cost[name] = held + rate * (cost - held)
@@ -241,7 +240,7 @@ class DreamLearner:
         self.imagined_steps += c.dreams * c.horizon if found.counted is None else int(found.counted)
         self.updates += 1
         costs = {f"cost_of_{name}": value for name, value in self.cost.items()}
-        return dict(zip(found.metrics, torch.stack(list(found.metrics.values())).tolist(), strict=True)) | costs
+        return numbers(found.metrics) | costs
 
     def _dream_loss(self, starts: Starts, physics: DreamPhysics) -> tuple[Tensor, "Dreamt"]:
         c, learner = self.config, self.learner

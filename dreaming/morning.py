@@ -20,6 +20,7 @@ from dreaming.outlook import outlook
 from dreaming.report import data
 from dreaming.report.page import write_report
 from dreaming.run import BEST, CLONE, ZERO_STEP
+from dreaming.scenario import LOGGED
 from dreaming.selection import AUDIT_SEEDS
 from dreaming.survival import Survival, cells_of, log_ranges, report_cells, try_policies
 from dreaming.truth import simulate
@@ -45,7 +46,7 @@ def audit(night: Night, phase: Phase) -> None:
         names = night.trainer.reader.schema["observation"]["vector"].get("names")
         found = auditor.audit_on_logs(dreams, names)
     else:
-        scenarios = [auditing.LOGGED, *night.coverable(), *night.found()]
+        scenarios = [LOGGED, *night.coverable(), *night.found()]
         # Few environments: the replays are long, the dreams few.
         with night.workers(16) as workers:
             most = _affordable(night, auditor, len(scenarios), 0.8 * phase.seconds, workers)

@@ -10,7 +10,7 @@ from dreaming.audit import Dream
 from dreaming.imagination import Rollout, imagine, starts_from
 from dreaming.imagined_failure import held_out_starts
 from dreaming.learning import dream_physics
-from dreaming.scenario import Scenario
+from dreaming.scenario import LOGGED, Scenario
 from dreaming.trust import judge, stated
 from envs.physics import Physics
 from worldmodel.device import random_kept, seeded, set_random_state
@@ -141,7 +141,7 @@ def replayed_logs(
                     Dream(
                         episode=episode,
                         step=step,
-                        scenario="logged",
+                        scenario=LOGGED.name,
                         physics=dict(held_out.reader.episodes[episode]["physics"]),
                         action=batch.action[0, past:].cpu().numpy(),
                         observation=observation[0].cpu().numpy(),

@@ -40,7 +40,6 @@ from worldmodel.context import ContextSpec
 
 KIND = "scenarios"
 LABEL_DIGITS = (3, 6, 17)  # of worlds between bounds: the fewest that tell them apart
-LOGGED = "logged"  # the name of dreams under the logs' own physics
 SEARCH = "search"  # among the names of a night's scenarios: it is to find its own
 DEFAULT = "default"
 _KEYS = ("description", "physics", "levels", "events", "scenarios")
@@ -138,6 +137,9 @@ class Scenario:
         return list(zip(labels, (world for _, _, world in spread), strict=True))
 
 
+LOGGED = Scenario("logged", "The physics that each log had.", {"default": {}})
+
+
 def drawn_from(
     scenarios: Sequence[Scenario],
     which: np.ndarray,
@@ -152,7 +154,7 @@ def drawn_from(
         which: (N,) number of the scenario; negative, and the dream stays under the physics that its log had.
         start_s: (N,) as `Scenario.sample` takes it.
     """
-    worlds, names = logged[np.arange(len(logged))], np.full(len(logged), LOGGED, object)
+    worlds, names = logged[np.arange(len(logged))], np.full(len(logged), LOGGED.name, object)
     for i, scenario in enumerate(scenarios):
         rows = np.flatnonzero(which == i)
         worlds.put(rows, scenario.sample_all(task, rng, logged[rows], start_s[rows]))

@@ -85,7 +85,7 @@ class Physics:
 
     def __post_init__(self) -> None:
         values = self.__dict__
-        # Dreams draw thousands of worlds in a second, and nearly all are as they should be.
+        # Searches and events make thousands of worlds in a second, and nearly all are as they should be.
         if all(type(values[name]) is float and low <= values[name] <= high for name, low, high in _SPANS) and all(
             values[name].is_integer() for name in _WHOLE
         ):

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -21,6 +22,7 @@ from worldmodel import recorded
 from worldmodel.nets import _pairs
 from worldmodel.recorded import tensors
 
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
 ELSEWHERE = torch.device("meta")
 COPY, MOVE = torch.ops.aten.copy_.default, torch.ops.aten._to_copy.default
 TELLING = {getattr(torch.ops.aten, name).default for name in ("_local_scalar_dense", "nonzero", "masked_select")}

@@ -1,14 +1,15 @@
-"""Where networks compute: the one place that chooses, and that device's random numbers.
+"""Where networks compute: the one place that chooses, that device's random numbers, and what it has found.
 
 First weights and samples of the logs are drawn by the CPU everywhere, so that on every machine a seed begins alike.
 """
 
 import re
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from configs import UserError
 
@@ -67,3 +68,11 @@ def seeded(seed: int, device: torch.device) -> dict[str, Any]:
 def random_kept(device: torch.device) -> AbstractContextManager[None]:
     """Afterwards both streams are where they were."""
     return torch.random.fork_rng([device] if device.type == "cuda" else [])
+
+
+# -- numbers ----------------------------------------------------------------------------------------------------------
+
+
+def numbers(scalars: Mapping[str, Tensor]) -> dict[str, float]:
+    """Scalars of one device, fetched at once, as each time is a wait for a GPU."""
+    return dict(zip(scalars, torch.stack(list(scalars.values())).tolist(), strict=True)) if scalars else {}

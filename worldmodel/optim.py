@@ -79,14 +79,17 @@ class SafeStep:
         self.optimizer = optimizer
         self.skipped = 0
 
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
     def __call__(self, loss: Tensor) -> bool:
         """Backpropagate and step; False if the loss or a gradient was not finite and nothing was changed."""
         self.optimizer.zero_grad(set_to_none=True)
         finite = bool(torch.isfinite(loss))
         if finite:
             loss.backward()
-            parameters = (p for group in self.optimizer.param_groups for p in group["params"])
-            finite = bool(_finite([p.grad for p in parameters if p.grad is not None]))
+            finite = bool(_finite([p.grad for p in self.parameters if p.grad is not None]))
         return self.take(finite)
 
     def take(self, finite: bool) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from configs import UserError
 from worldmodel import checkpoint
@@ -15,7 +15,7 @@ from worldmodel.audited import Audit, audit
 from worldmodel.calibration import Calibration, calibrate
 from worldmodel.compatible import plain, same_channels, same_model
 from worldmodel.context import ContextSpec
-from worldmodel.device import CPU, random_state, set_random_state
+from worldmodel.device import CPU, numbers, random_state, set_random_state
 from worldmodel.diagnosis import Finding, diagnose
 from worldmodel.earlier import joined
 from worldmodel.estimate import FactorJudged, Series, judge
@@ -107,8 +107,8 @@ class Trainer:
         self.model.add_ensemble(self.config.ensemble)
         place(self.model, self.device, self.config.compute)
         self.optimise()
-        self._gradients = Gradients(self._model_loss, self.optimizer.param_groups[0]["params"])
-        transition, ensemble = (part.parameters() if part else () for part in self._apart())
+        self._gradients = Gradients(self._model_loss, self.safe_step.parameters)
+        transition, ensemble = (step.parameters if step else () for step in (self.transition_step, self.ensemble_step))
         self._transition_gradients = Gradients(self._transition_loss, transition)
         self._ensemble_gradients = Gradients(self._ensemble_loss, ensemble)
 
@@ -155,17 +155,13 @@ class Trainer:
     def optimise(self) -> None:
         """Fresh optimisers of the model's parts as they are now."""
         config, model = self.config, self.model
-        own = {p for part in self._apart() if part for p in part.parameters()}
+        apart = model.transition, model.ensemble  # which learn by themselves, as far as there are any
+        own = {p for part in apart if part for p in part.parameters()}
         self.optimizer = LaProp([p for p in model.parameters() if p not in own], config.lr, config.warmup)
         self.safe_step = SafeStep(self.optimizer)
         self.transition_step, self.ensemble_step = (
-            SafeStep(LaProp(part.parameters(), config.transition_lr, config.warmup)) if part else None
-            for part in self._apart()
+            SafeStep(LaProp(part.parameters(), config.transition_lr, config.warmup)) if part else None for part in apart
         )
-
-    def _apart(self) -> tuple[nn.Module | None, nn.Module | None]:
-        """Parts that learn by themselves, as far as there are any."""
-        return self.model.transition, self.model.ensemble
 
     def _optimizers(self) -> list[LaProp]:
         apart = [step.optimizer for step in (self.transition_step, self.ensemble_step) if step]
@@ -189,8 +185,7 @@ class Trainer:
         self.steps += 1
         if finite and (self.steps % KEEP_EVERY == 0 or self._good_state is None):
             self._good_state = _copy(self.model)
-        metrics = {"loss": loss} | parts | law
-        return dict(zip(metrics, torch.stack(list(metrics.values())).tolist(), strict=True))
+        return numbers({"loss": loss} | parts | law)
 
     def _model_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         loss, parts, _ = world_model_loss(self.model, batch, self.config.open_loop, self.config.carry_noise)
@@ -226,7 +221,7 @@ class Trainer:
         """An update of the ensemble alone: of a world model that has none yet, or whose logs have grown."""
         self._set_rates(progress)
         self.model.train().requires_grad_(True)
-        return {name: float(value) for name, value in self._learn_ensemble().items()}
+        return numbers(self._learn_ensemble())
 
     def _set_rates(self, progress: float) -> None:
         spent = max(0.0, (progress - self.config.decay_from) / (1 - self.config.decay_from))

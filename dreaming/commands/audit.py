@@ -11,7 +11,7 @@ from dreaming.audit import AuditReport
 from dreaming.audit_report import why_not_replayed
 from dreaming.cli import Audit
 from dreaming.run import RunFolder
-from dreaming.scenario import Scenario, load_scenarios, usual_world
+from dreaming.scenario import LOGGED, Scenario, load_scenarios, usual_world
 from dreaming.selection import AUDIT_SEEDS
 from envs import registry
 from envs.workers import Workers
@@ -44,7 +44,7 @@ def audit_dreams(options: Audit) -> None:
     with Screen("auditing dreams") as screen:
         if simulated:
             with Workers(task, 16, camera=agent.model.spaces.image) as workers:
-                asked = [auditing.LOGGED, *_dreamable(scenarios, task, agent.model.context, screen)]
+                asked = [LOGGED, *_dreamable(scenarios, task, agent.model.context, screen)]
                 dreams = []
                 for done, scenario in enumerate(asked, 1):
                     dreams += auditor.dreams([scenario], options.dreams, options.horizon, seed)

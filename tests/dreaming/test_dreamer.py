@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from agreement import PART, Agreement, Recording
-from elsewhere import alike
+from elsewhere import alike, needs_gpu
 
 from configs import UserError
 from dreaming.actor_critic import ReturnScale
@@ -218,7 +218,7 @@ def test_learning_and_acting_give_the_numbers_of_the_cpu(elsewhere, compute):
     assert alike(numbers(elsewhere), here, elsewhere)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@needs_gpu
 def test_a_gpu_finds_the_losses_that_the_cpu_finds(dreamer):
     feat, action = torch.rand(5, 6, dreamer.model.feat_size), torch.rand(4, 6, 3) * 2 - 1
     reward, going_on = torch.randn(5, 6), torch.rand(5, 6)

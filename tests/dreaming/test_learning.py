@@ -11,10 +11,9 @@ from elsewhere import alike
 
 from dreaming.actor_critic import ActorCriticConfig
 from dreaming.agent import ActorConfig
-from dreaming.auditing import LOGGED
 from dreaming.learning import DreamConfig, DreamLearner
 from dreaming.rehearsal import rehearse, replayed_logs
-from dreaming.scenario import load_scenarios
+from dreaming.scenario import LOGGED, load_scenarios
 from dreaming.trust import TrustConfig
 from envs.physics import Physics
 from worldmodel.calibration import Calibration

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from elsewhere import alike
+from elsewhere import alike, needs_gpu
 from toy_logs import sliding_mass, with_images, write_log
 
 from configs import UserError
@@ -97,7 +97,7 @@ def test_a_seeded_stream_is_that_of_the_seed_and_leaves_the_others_alone():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
+@needs_gpu
 def test_a_gpus_stream_is_kept_too():
     gpu = torch.device("cuda", 0)
     state = random_state(gpu)

@@ -7,14 +7,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from elsewhere import second_device
+from elsewhere import needs_gpu, second_device
 from torch import Tensor, nn
 
 from worldmodel import recorded
 from worldmodel.optim import Gradients, LaProp, SafeStep
 from worldmodel.recorded import Recorded, mapped, tensors
-
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
 
 
 class Pair(NamedTuple):
